@@ -1,0 +1,23 @@
+"""The fixture to copy beside mock_odoo.py: one fake for the whole session, as new for every test."""
+
+from __future__ import annotations
+
+import pytest
+
+from mock_odoo import MockOdooServer
+
+
+@pytest.fixture(scope="session")
+def odoo_server():
+    """A running server on a free port, shared by the session."""
+    with MockOdooServer(port=0) as server:
+        yield server
+
+
+@pytest.fixture
+def odoo(odoo_server):
+    """The shared server with nothing received, no script and no outage."""
+    if not odoo_server.is_running:  # a test stopped it
+        odoo_server.start()
+    odoo_server.reset()
+    return odoo_server

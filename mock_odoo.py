@@ -1,0 +1,1316 @@
+"""A fake Odoo for testing the heartbeat of a cash register's KKT adapter.
+
+    from mock_odoo import MockOdooServer
+
+    with MockOdooServer(port=0) as odoo:                # a free port, a background thread
+        odoo.play("503*3, reset, ok@2s")                # three refusals, a TCP reset, a slow success
+        run_my_adapter(odoo.heartbeat_url)
+        assert odoo.wait_for_heartbeats(1)[0]["adapter_id"] == "KKT-001"
+
+The one rule: each heartbeat takes the next step of the script, and when the script has run out,
+heartbeats succeed again. Every failure mode is a script; `MockOdooServer.play` tells how to write one.
+
+This file needs nothing but Python 3.7 or later. Copy it beside your tests, or run it on its own:
+`python -m mock_odoo --help`. It imitates what a heartbeat client can observe of Odoo, not Odoo:
+there is no database, no session and no JSON-RPC behind it. Keep it off the open network.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import datetime
+import email.utils
+import errno
+import functools
+import http.client
+import io
+import json
+import operator
+import re
+import reprlib
+import select
+import socket
+import struct
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+TYPE_CHECKING = False  # typing's own would cost its import, 3 ms
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, Self, TypeAlias
+
+    Script: TypeAlias = "str | Reply | Sequence[Script]"
+
+__all__ = ["Call", "MockOdooServer", "Reply", "main"]
+
+MAX_HEAD = 65536  # bytes of request line and headers
+MAX_HEADERS = 100
+MAX_BODY = 1 << 20  # bytes
+TOO_LONG = f"the body is longer than {MAX_BODY} bytes"
+MAX_SECONDS = 86400  # nothing is delayed, and nobody waits, for more than a day
+DRIP_INTERVAL = 0.1  # seconds between two bytes: short for a time-out per read, long for the whole reply
+LINGER = 2.0  # seconds for which a client is heard out whose request was not read to its end
+PATIENCE = 5.0  # seconds that stop() gives a thread to end; only an on_call that hangs needs more
+FOREVER = float("inf")
+HTML = "text/html; charset=utf-8"
+
+
+def check_whole(name: str, value: int, low: int, high: float = FOREVER) -> int:
+    """Return `value`, or say by TypeError or ValueError which whole numbers `name` may be."""
+    allowed = f"a whole number, {low} or more" if high == FOREVER else f"a whole number from {low} to {high}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be {allowed}, not {value!r:.80}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be {allowed}, not {value!r:.80}")
+    return value
+
+
+def check_seconds(name: str, value: float) -> float:
+    """Return `value` as a float, or say by TypeError or ValueError which times `name` may be."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r:.80}")
+    if not 0 <= value <= MAX_SECONDS:  # NaN is neither
+        raise ValueError(f"{name} must be from 0 to {MAX_SECONDS} seconds, not {value!r:.80}")
+    return float(value)
+
+
+def check_flag(name: str, value: bool) -> bool:
+    """Return `value`, or say by TypeError that `name` must be True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r:.80}")
+    return value
+
+
+def log_bug(message: str) -> None:
+    """Log the exception that is being handled; the fake logs nothing else."""
+    import logging  # 4 ms that hardly any run needs
+
+    logging.getLogger("mock_odoo").exception(message)
+
+
+# ------------------------------------------------------------------------------------------
+# JSON
+# ------------------------------------------------------------------------------------------
+
+
+def encode(body: object) -> bytes:
+    """Make a body: bytes as they are, text as UTF-8, everything else as JSON."""
+    if isinstance(body, bytes):
+        return body
+    return (body if isinstance(body, str) else json.dumps(body, allow_nan=False)).encode()
+
+
+def refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number there")
+
+
+def parse_float(text: str) -> float:
+    value = float(text)
+    if abs(value) == FOREVER:  # nobody could write that as JSON again
+        raise ValueError(f"{text:.40} is too large a number")
+    return value
+
+
+DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_float=parse_float)
+
+
+def parse_json(body: bytes) -> Any:
+    """Read JSON as RFC 8259 means it: UTF-8, no NaN, no Infinity. ValueError says what is wrong."""
+    if not body.strip():
+        raise ValueError("the body is empty")
+    try:
+        return DECODER.decode(body.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the body is not UTF-8: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"the body is not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError("the body is nested too deep") from None
+
+
+# ------------------------------------------------------------------------------------------
+# Replies: what a heartbeat can be answered, and the script that puts the answers in order
+# ------------------------------------------------------------------------------------------
+
+TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, section 5.6.2
+
+#: The ways to spoil a reply; each is a method `send_...` of the Handler.
+FAULTS = ("reset", "close", "truncate", "garbage", "stall", "drip")
+
+
+class Reply:
+    """One answer to a heartbeat, for `MockOdooServer.play`.
+
+    `status`   200 to 599
+    `body`     text, bytes, or anything that JSON can express; None for what the service itself says:
+               the success reply for 2xx, `{"error": ...}` for 4xx and 5xx, nothing for 3xx
+    `headers`  beside the usual ones, or in place of them
+    `delay`    seconds before the first byte
+    `fault`    one of "reset", "close", "truncate", "garbage", "stall", "drip"
+
+        Reply(429, {"error": "slow down"}, headers={"Retry-After": "5"})
+
+    A 2xx reply in JSON that is sent whole accepts the heartbeat (RFC 9110, section 15.3); every other
+    one refuses it. Raises TypeError or ValueError for what cannot be sent.
+    """
+
+    def __init__(self, status: int = 200, body: object = None, headers: Mapping[str, str] | None = None,
+                 *, delay: float = 0.0, fault: str | None = None) -> None:
+        self.status = check_whole("status", status, 200, 599)
+        self.body = None if body is None else encode(body)
+        self.headers = dict(headers or {})
+        for name, value in self.headers.items():
+            check_header(name, value)
+        self.delay = check_seconds("delay", delay)
+        if fault is not None and fault not in FAULTS:
+            raise ValueError(f"fault must be one of {', '.join(FAULTS)}, not {fault!r:.80}")
+        self.fault = fault
+        self.is_json = not isinstance(body, (str, bytes))
+        self.accepts = status < 300 and fault in (None, "drip") and self.is_json
+        self.word = fault or ("ok" if status == 200 else str(status))  # in a script, or the nearest to it
+
+    def __str__(self) -> str:
+        return self.word + format_delay(self.delay)
+
+    def __repr__(self) -> str:
+        return f"<Reply {self} {self.status} {self.body!r:.60}>"
+
+
+def check_header(name: str, value: str) -> None:
+    """Refuse what cannot be sent, or would break out of its line (response splitting)."""
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise TypeError(f"headers must map text to text, not {name!r:.80} to {value!r:.80}")
+    if not re.fullmatch(TOKEN, name):
+        raise ValueError(f"{name!r:.80} is no header name")
+    if re.search("[\0\r\n]", value) or value.encode("latin-1", "replace").decode("latin-1") != value:
+        raise ValueError(f"header {name} must be one line of Latin-1 text, not {value!r:.80}")
+
+
+#: The words of a script, beside the statuses. A new fault is one more row.
+NAMED = {
+    "ok": Reply(),
+    "reset": Reply(body=b"", fault="reset"),
+    "close": Reply(body=b"", fault="close"),
+    "truncate": Reply(fault="truncate"),
+    "garbage": Reply(body=b"\x15\x03\x01\x00\x02\x02\x46 this is not HTTP\r\n\r\n", fault="garbage"),
+    "stall": Reply(body=b"", fault="stall"),
+    "drip": Reply(fault="drip"),
+    "html": Reply(200, "<!DOCTYPE html>\n<title>Welcome</title>\n<p>Please accept our terms of use.\n", {"Content-Type": HTML}),
+    "login": Reply(303, b"", {"Location": "/web/login"}),
+}
+for _word, _reply in NAMED.items():
+    _reply.word = _word
+
+
+class Step:
+    """A reply, and how many times it is still to be given."""
+
+    def __init__(self, reply: Reply, times: float = 1) -> None:
+        self.reply = reply
+        self.times = times
+
+    def __str__(self) -> str:
+        return str(self.reply) + ("" if self.times == 1 else "*" if self.times == FOREVER else f"*{self.times}")
+
+
+def format_delay(seconds: float) -> str:
+    """Write a delay as a script has it: "@2s", "@250ms", "" for none."""
+    if not seconds:
+        return ""
+    number, unit = (seconds, "s") if seconds.is_integer() else (seconds * 1000, "ms")
+    return f"@{number:.6f}".rstrip("0").rstrip(".") + unit
+
+
+def parse_script(script: Script) -> list[Step]:
+    """Read a script; TypeError or ValueError says what is wrong with it."""
+    if isinstance(script, Reply):
+        return [Step(script)]
+    if isinstance(script, str):
+        return [parse_step(text.strip()) for text in script.split(",")] if script.strip() else []
+    if not isinstance(script, (list, tuple)):
+        raise TypeError(f"a script must be text, a Reply or a list of these, not {script!r:.80}")
+    return [step for part in script for step in parse_script(part)]
+
+
+def parse_step(text: str) -> Step:
+    """Read one step: reply ["@" delay] ["*" [n]]."""
+    rest, star, count = (part.strip() for part in text.partition("*"))
+    word, at, delay = (part.strip() for part in rest.partition("@"))
+    if word in NAMED:
+        reply = NAMED[word]
+    elif re.fullmatch("[2-5][0-9][0-9]", word):
+        reply = Reply(int(word))
+    else:
+        raise ValueError(f"step '{text:.80}': '{word:.80}' is no reply; there are {', '.join(NAMED)} and the statuses 200 to 599, "
+                         "with a delay (@2s, @250ms) and a count (*3, or * for ever) behind")
+    if at:
+        match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(m?s)", delay)
+        seconds = float(match.group(1)) * (0.001 if match.group(2) == "ms" else 1) if match else -1.0
+        if not 0 <= seconds <= MAX_SECONDS:
+            raise ValueError(f"step '{text:.80}': '{delay:.80}' is no delay; after @ stands 250ms or 2s, at most {MAX_SECONDS}s")
+        reply = copy.copy(reply)
+        reply.delay = seconds
+    if count and not re.fullmatch("[0-9]{1,18}", count):
+        raise ValueError(f"step '{text:.80}': '{count:.80}' is no count; after * stands a whole number, or nothing for ever")
+    return Step(reply, int(count or 1) if count or not star else FOREVER)
+
+
+# ------------------------------------------------------------------------------------------
+# Memory: the script that is playing, the calls that came, and those who wait for them
+# ------------------------------------------------------------------------------------------
+
+
+class Call:
+    """One POST to the heartbeat path, as it came and as it was answered.
+
+    `number`       1 for the first call since the last reset
+    `received_at`  seconds since the epoch, a float
+    `reply`        the script's word for it ("ok", "503", "reset"), or the status as text where the
+                   request itself was refused ("400")
+    `accepted`     True where the client is sent the full success reply
+    `client`       (host, port)
+    `body`         the bytes that came; none where the request was refused unread
+    """
+
+    __slots__ = ("accepted", "arrived", "body", "client", "head", "number", "received_at", "reply")
+
+    def __init__(self, number: int, request: Request, reply: Reply) -> None:
+        self.number = number
+        self.received_at = time.time()
+        self.arrived = time.perf_counter()  # for intervals, which must not suffer when the wall clock is set
+        self.reply = reply.word
+        self.accepted = reply.accepts
+        self.client = request.client
+        self.head = request.head.raw
+        self.body = request.body
+
+    @property
+    def payload(self) -> Any:
+        """The body as JSON, parsed afresh for every reader; None where it is not JSON."""
+        try:
+            return parse_json(self.body)
+        except ValueError:
+            return None
+
+    @property
+    def headers(self) -> http.client.HTTPMessage:
+        """The headers as they came: a mapping that ignores case, whose `get_all` gives repeated ones."""
+        return http.client.parse_headers(io.BytesIO(self.head.partition(b"\n")[2]))
+
+    def __repr__(self) -> str:
+        return f"<Call {self.number}: {self.reply} {self.body!r:.200}>"
+
+
+class Scenario:
+    """The script and the memory under one lock, so that call N got reply N.
+
+    `on_call` is called outside the lock, so that it may use the server.
+    """
+
+    def __init__(self, max_calls: int | None, on_call: Callable[[Call], object] | None) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._steps: collections.deque[Step] = collections.deque()
+        self._loop = False
+        self._calls: collections.deque[Call] = collections.deque(maxlen=max_calls)
+        self._counts = {"calls": 0, "heartbeats": 0}  # of which max_calls may have dropped some
+        self._on_call = on_call
+        self._reporting = threading.Lock()
+        self._unreported: collections.deque[Call] = collections.deque()
+
+    def play(self, steps: list[Step], loop: bool) -> None:
+        with self._changed:
+            self._steps = collections.deque(step for step in steps if step.times)
+            self._loop = loop
+
+    def end(self, script: str) -> None:
+        """End the script that is playing if that is what is left of it."""
+        with self._changed:
+            if self._text() == script:
+                self._steps.clear()
+
+    def script(self) -> tuple[str, bool]:
+        """What is left of the script, and whether it loops."""
+        with self._changed:
+            return self._text(), self._loop
+
+    def _text(self) -> str:
+        return ", ".join(map(str, self._steps))
+
+    def _next(self) -> Reply:
+        if not self._steps:
+            return NAMED["ok"]
+        step = self._steps[0]
+        step.times -= 1
+        if not step.times:
+            self._steps.popleft()
+        if self._loop and step.times != FOREVER:  # a loop puts back at the end what it takes from the front
+            if self._steps and self._steps[-1].reply is step.reply:
+                self._steps[-1].times += 1
+            else:
+                self._steps.append(Step(step.reply))
+        return step.reply
+
+    def take(self, request: Request) -> Reply:
+        """Give a call the next reply and record it; the reply is sent after that."""
+        with self._changed:
+            reply = self._next()
+            if reply.accepts and request.problem is not None:  # only a server that works looks at the request
+                reply = request.problem
+            self._counts["calls"] += 1
+            self._counts["heartbeats"] += reply.accepts
+            call = Call(self._counts["calls"], request, reply)
+            self._calls.append(call)
+            if self._on_call is not None:
+                self._unreported.append(call)
+            self._changed.notify_all()
+        if self._on_call is not None:
+            self._report(self._on_call)
+        return reply
+
+    def _report(self, on_call: Callable[[Call], object]) -> None:
+        with self._reporting:  # who comes first reports for the others, who wait here: order, before any reply
+            while self._unreported:
+                try:
+                    on_call(self._unreported.popleft())
+                except Exception:  # noqa: BLE001 - it is the user's code
+                    log_bug("on_call failed")
+
+    def calls(self) -> list[Call]:
+        with self._changed:
+            return list(self._calls)
+
+    def count(self, what: str) -> int:
+        with self._changed:
+            return self._counts[what]
+
+    def reset(self) -> None:
+        with self._changed:
+            self._steps.clear()
+            self._calls.clear()
+            self._counts = dict.fromkeys(self._counts, 0)
+
+    def wait(self, what: str, n: int, timeout: float, given_up: Callable[[], bool]) -> None:
+        """Block until there are `n` calls or heartbeats; TimeoutError tells what there was instead."""
+        check_whole("n", n, 0)
+        timeout = check_seconds("timeout", timeout)
+        with self._changed:
+            self._changed.wait_for(lambda: self._counts[what] >= n or given_up(), timeout)
+            count, replies = self._counts[what], [call.reply for call in self._calls]
+        if count < n:
+            timeline = ", ".join(["..."] * (len(replies) > 20) + replies[-20:])
+            raise TimeoutError(f"{count} of {n} {what} in {timeout} s; " + (f"calls: {timeline}" if replies else "no calls"))
+
+    def wake(self) -> None:
+        """Have those who wait see whether they are given up."""
+        with self._changed:
+            self._changed.notify_all()
+
+
+# ------------------------------------------------------------------------------------------
+# Contract: what the specification says of a heartbeat, for strict=True
+# ------------------------------------------------------------------------------------------
+
+
+def is_time(value: object) -> bool:
+    """Is it ISO 8601 with a zone? Before Python 3.11, fromisoformat() knows neither Z nor all fractions."""
+    match = isinstance(value, str) and re.fullmatch(
+        r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})([.,][0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):?[0-5][0-9])", value)
+    try:
+        return bool(match and datetime.datetime.fromisoformat(match.group(1)))
+    except ValueError:  # the 30th of February
+        return False
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_count(value: object) -> bool:
+    return is_number(value) and isinstance(value, int) and value >= 0
+
+
+def is_object(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+CONTRACT = (
+    ("timestamp", is_time, "an ISO 8601 time with a zone, like 2025-10-09T12:00:00Z"),
+    ("adapter_id", lambda value: isinstance(value, str) and value != "", "a non-empty string"),
+    ("buffer_status", is_object, "an object"),
+    ("buffer_status.total_capacity", is_count, "a whole number, 0 or more"),
+    ("buffer_status.current_queued", is_count, "a whole number, 0 or more"),
+    ("buffer_status.percent_full", is_number, "a number"),
+    ("circuit_breaker", is_object, "an object"),
+    ("circuit_breaker.state", lambda value: value in ("CLOSED", "OPEN", "HALF_OPEN"), "CLOSED, OPEN or HALF_OPEN"),
+    ("circuit_breaker.failure_count", is_count, "a whole number, 0 or more"),
+)
+
+
+def contract_problems(payload: dict[str, Any]) -> list[str]:
+    """Every breach of the contract, by path and value. Unknown fields are welcome."""
+    problems = []
+    for path, fits, expected in CONTRACT:
+        parent, _, name = path.rpartition(".")
+        fields = payload.get(parent) if parent else payload
+        if not isinstance(fields, dict):
+            continue  # has been told
+        if name not in fields:
+            problems.append(f"{path}: missing")
+        elif not fits(fields[name]):
+            problems.append(f"{path}: expected {expected}, got {reprlib.repr(fields[name])}")
+    return problems
+
+
+# ------------------------------------------------------------------------------------------
+# Wire: reads a whole request, asks for the reply, sends it, honest or faulty
+# ------------------------------------------------------------------------------------------
+
+REQUEST_LINE = re.compile(rf"({TOKEN}) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])")
+HEADER_LINE = re.compile(rf"({TOKEN}):[ \t]*([^\0\r\n]*)")
+BLANK = (b"\r\n", b"\n")
+
+
+class Refused(Exception):
+    """Bytes that are no request; nobody can tell where the next one would begin."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Head:
+    """A request line and headers, read as strictly as RFC 9112 asks: what is ambiguous is Refused."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        first, *lines = re.split("\r?\n", raw.decode("latin-1"))[:-2]
+        match = REQUEST_LINE.fullmatch(first)
+        if not match:
+            raise Refused(400, f"malformed request line {first!r:.80}; it should be like 'GET /health HTTP/1.1'")
+        self.method, target, major, minor = match.groups()
+        if major != "1":
+            raise Refused(505, f"HTTP/{major}.{minor} is not spoken here; HTTP/1.1 is")
+        self.path, _, self.query = re.sub("^(?i:https?)://[^/?]*", "", target).partition("?")
+        self.fields: dict[str, str] = {}  # by lower-case name; repeated ones joined by commas
+        for line in lines:
+            match = HEADER_LINE.fullmatch(line)
+            if not match:
+                raise Refused(400, f"malformed header line {line!r:.80}; it should be like 'Name: value'")
+            name, value = match.group(1).lower(), match.group(2).rstrip(" \t")
+            self.fields[name] = f"{self.fields[name]}, {value}" if name in self.fields else value
+        self.is_old = minor == "0"
+        options = [option.strip().lower() for option in self.fields.get("connection", "").split(",")]
+        self.keep_alive = "close" not in options and (not self.is_old or "keep-alive" in options)
+        self.is_chunked = self._is_chunked()
+        self.length = self._content_length()
+        self.expects_continue = (self.fields.get("expect", "").lower() == "100-continue"
+                                 and not self.is_old and (self.is_chunked or self.length > 0))
+
+    def _is_chunked(self) -> bool:
+        coding = self.fields.get("transfer-encoding")
+        if coding is None:
+            return False
+        if self.is_old or "content-length" in self.fields:
+            raise Refused(400, f"Transfer-Encoding does not go with {'HTTP/1.0' if self.is_old else 'Content-Length'}")
+        if coding.lower() != "chunked":
+            raise Refused(501, f"Transfer-Encoding {coding!r:.80} is not understood; 'chunked' is")
+        return True
+
+    def _content_length(self) -> int:
+        first, *others = (length.strip(" \t") for length in self.fields.get("content-length", "0").split(","))
+        if not re.fullmatch("[0-9]+", first):
+            raise Refused(400, f"Content-Length must be plain digits, not {first!r:.80}")
+        if any(length != first for length in others):
+            raise Refused(400, f"Content-Lengths that differ: {self.fields['content-length']:.80}")
+        return int(first) if len(first) < 19 else sys.maxsize
+
+
+parse_head = functools.lru_cache(maxsize=32)(Head)  # a client sends the same head again and again
+
+
+class Request:
+    """What came, who is to answer it, and what is wrong with it, if anything."""
+
+    __slots__ = ("answer", "body", "client", "head", "payload", "problem")
+
+    def __init__(self, head: Head, client: tuple[str, int]) -> None:
+        self.head = head
+        self.client = client
+        self.body = b""
+        self.payload: dict[str, Any] = {}
+        self.problem: Reply | None = None
+        self.answer: Callable[[Request], Reply] | None = None
+
+    def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None, **more: object) -> None:
+        """Note what is wrong, unless something else has been noted."""
+        if self.problem is None:
+            self.problem = Reply(status, {"error": message, **more}, headers)
+
+    def parse(self) -> None:
+        """Set `payload` to the JSON object in the body, or note what is wrong with it."""
+        if self.problem is not None:
+            return
+        try:
+            payload = parse_json(self.body)
+        except ValueError as error:
+            self.refuse(400, str(error))
+        else:
+            if isinstance(payload, dict):
+                self.payload = payload
+            else:
+                self.refuse(400, f"the body must be a JSON object, not {reprlib.repr(payload)}")
+
+
+def phrase(status: int) -> str:
+    return http.client.responses.get(status, f"Status {status}")
+
+
+@functools.lru_cache(maxsize=1)  # the same for a second
+def http_date(second: int) -> str:
+    return email.utils.formatdate(second, usegmt=True)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection: requests in, replies out, until a side has had enough.
+
+    Whoever stops in the middle of a request raises an OSError here, which ends the connection in silence.
+    """
+
+    disable_nagle_algorithm = True  # or the second small reply would wait 40 ms for an ACK
+    server: Listener
+    rfile: io.BufferedReader
+    unread = False  # may the client have sent what nobody reads?
+
+    def handle(self) -> None:
+        if self.rfile.peek(1)[:1] == b"\x16":  # a TLS hello need not hold the line break that readline() awaits
+            self.send_error(400, "this is TLS, and the port speaks plain HTTP")
+        else:
+            super().handle()
+        if self.unread:
+            self.hang_up()
+
+    def handle_one_request(self) -> None:
+        """Read a request and answer it; `close_connection` tells whether it was the last."""
+        self.close_connection = True
+        try:
+            request = self.read_request()
+        except Refused as refusal:
+            self.send_error(refusal.status, str(refusal))
+            return
+        try:
+            reply = self.find_reply(request)
+            head, body = self.compose(reply, request)
+        except Exception:  # noqa: BLE001 - whatever it is, the client gets an answer
+            log_bug(f"{request.head.method} {request.head.path} failed")
+            reply = Reply(500, {"error": "a bug in the fake; its log tells more"})
+            head, body = self.compose(reply, request)
+        if reply.delay:
+            self.server.pause(self.connection, reply.delay)
+        getattr(self, f"send_{reply.fault or 'whole'}")(head, body)
+
+    def find_reply(self, request: Request) -> Reply:
+        if request.answer is not None:
+            return request.answer(request)
+        assert request.problem is not None
+        return request.problem
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer, in JSON, what is no request, and close."""
+        self.leave()
+        self.send_whole(*self.compose(Reply(code, {"error": message})))
+
+    # -- Reading
+
+    def read_request(self) -> Request:
+        """Read a whole request, and note what is wrong with it as far as HTTP goes."""
+        head = parse_head(self.read_head())
+        request = Request(head, self.client_address)
+        self.route(request)
+        if head.length > MAX_BODY:
+            request.refuse(413, TOO_LONG)
+        if head.length > MAX_BODY or (head.expects_continue and request.problem is not None):
+            self.leave()  # the body is not worth reading, or may never come
+            return request
+        if head.expects_continue:
+            self.connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.close_connection = not head.keep_alive
+        if head.is_chunked:
+            self.read_chunks(request)
+        else:
+            request.body = self.read_bytes(head.length)
+        return request
+
+    def read_head(self) -> bytes:
+        line = self.rfile.readline(MAX_HEAD)
+        while line in BLANK:  # RFC 9112, section 2.2: some clients end a body with a line break
+            line = self.rfile.readline(MAX_HEAD)
+        return self.read_lines(line)
+
+    def read_lines(self, line: bytes) -> bytes:
+        """Read on from `line` to the blank line."""
+        lines, size = [line], len(line)
+        while line not in BLANK:
+            if size >= MAX_HEAD or len(lines) > MAX_HEADERS + 1:
+                raise Refused(431, f"more than {MAX_HEADERS} headers, or {MAX_HEAD} bytes of them")
+            if not line.endswith(b"\n"):
+                raise ConnectionAbortedError("the client left")
+            line = self.rfile.readline(MAX_HEAD)
+            lines.append(line)
+            size += len(line)
+        return b"".join(lines)
+
+    def read_bytes(self, size: int) -> bytes:
+        data = self.rfile.read(size)
+        if len(data) < size:
+            raise ConnectionAbortedError("the client left")
+        return data
+
+    def read_chunks(self, request: Request) -> None:
+        """Read a chunked body (RFC 9112, section 7.1); extensions and trailers mean nothing here."""
+        body, size = bytearray(), -1
+        while size:
+            line = self.rfile.readline(MAX_HEAD)
+            match = re.fullmatch(rb"([0-9A-Fa-f]{1,8})[ \t]*(;[^\r\n]*)?\r?\n", line)
+            if not match:
+                raise Refused(400, f"malformed chunk size {line.decode('latin-1')!r:.80}; it should be like '1f'")
+            size = int(match.group(1), 16)
+            if len(body) + size > MAX_BODY:
+                request.refuse(413, TOO_LONG)
+                self.leave()
+                return
+            body += self.read_bytes(size)
+            if size and self.rfile.readline(2) not in BLANK:
+                raise Refused(400, f"a chunk does not end after the {size} bytes that it announced")
+        self.read_lines(self.rfile.readline(MAX_HEAD))
+        request.body = bytes(body)
+
+    def route(self, request: Request) -> None:
+        """Find who answers, and refuse what can be refused without the body."""
+        head, routes = request.head, self.server.app.routes
+        methods = routes.get(head.path)
+        if methods is None:
+            known = ", ".join(f"{method} {path}" for path in routes for method in routes[path])
+            request.refuse(404, f"there is no {head.path:.200} here; there are {known}")
+            return
+        request.answer = methods.get("GET" if head.method == "HEAD" else head.method)
+        if request.answer is None:
+            allowed = ", ".join(methods) + (", HEAD" if "GET" in methods else "")
+            request.refuse(405, f"{head.path} takes {allowed}, not {head.method:.40}", {"Allow": allowed})
+            return
+        kind = head.fields.get("content-type", "missing")
+        if head.method in ("POST", "PUT") and kind.partition(";")[0].strip().lower() != "application/json":
+            request.refuse(415, f"Content-Type must be application/json; it is {kind:.80}")
+
+    # -- Sending
+
+    def compose(self, reply: Reply, request: Request | None = None) -> tuple[bytes, bytes]:
+        """Make the head and the body of a reply, as they are before any fault spoils them."""
+        body = self.default_body(reply.status, request) if reply.body is None else reply.body
+        given = {name.lower(): value for name, value in reply.headers.items()}
+        if given.get("connection", "").lower() == "close":
+            self.close_connection = True
+        headers = {"Server": "mock_odoo", "Date": http_date(int(time.time()))}
+        if reply.status not in (204, 304):  # those have no body to tell of (RFC 9110, section 8.6)
+            headers["Content-Type"] = "application/json" if reply.is_json else "text/plain; charset=utf-8"
+            headers["Content-Length"] = str(len(body))
+        if self.close_connection:
+            headers["Connection"] = "close"
+        elif request is not None and request.head.is_old:
+            headers["Connection"] = "keep-alive"
+        if given:
+            headers = {name: value for name, value in headers.items() if name.lower() not in given}
+            headers.update(reply.headers)
+        if reply.status in (204, 304) or (request is not None and request.head.method == "HEAD"):
+            body = b""
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        return f"HTTP/1.1 {reply.status} {phrase(reply.status)}\r\n{lines}\r\n".encode("latin-1"), body
+
+    def default_body(self, status: int, request: Request | None) -> bytes:
+        """What the service itself says with this status."""
+        app = self.server.app
+        if status < 300:
+            return encode(app.make_success(request.payload if request is not None else {}))
+        if status < 400:
+            return b""
+        return encode({"error": f"{app.service} service unavailable" if status == 503 else phrase(status)})
+
+    def leave(self) -> None:
+        """Make this the last request, although the client may go on sending."""
+        self.close_connection = self.unread = True
+
+    def hang_up(self) -> None:
+        """Close our half and hear the client out, for a while.
+
+        To close at once, with bytes unread, would reset the connection and lose the reply on its way.
+        """
+        socket.socket.shutdown(self.connection, socket.SHUT_WR)
+        deadline, left = time.monotonic() + LINGER, 64 * MAX_BODY
+        while left > 0:
+            self.connection.settimeout(max(0.001, deadline - time.monotonic()))
+            data = self.connection.recv(65536)
+            if not data:
+                return
+            left -= len(data)
+
+    def send_whole(self, head: bytes, body: bytes) -> None:
+        self.connection.sendall(head + body)
+
+    def send_drip(self, head: bytes, body: bytes) -> None:
+        rest = head + body
+        while rest:
+            self.connection.sendall(rest[:1])
+            rest = rest[1:]
+            if not self.server.pause(self.connection, DRIP_INTERVAL):
+                break
+        self.connection.sendall(rest)
+
+    def send_truncate(self, head: bytes, body: bytes) -> None:
+        self.connection.sendall(head + body[: len(body) // 2])
+        self.leave()
+
+    def send_garbage(self, head: bytes, body: bytes) -> None:
+        self.connection.sendall(body)
+        self.leave()
+
+    def send_close(self, head: bytes, body: bytes) -> None:
+        self.leave()
+
+    def send_stall(self, head: bytes, body: bytes) -> None:
+        self.server.pause(self.connection, None)
+        self.leave()
+
+    def send_reset(self, head: bytes, body: bytes) -> None:
+        self.close_connection = True
+        self.server.reset(self.connection)
+
+
+# ------------------------------------------------------------------------------------------
+# Listener: owns every socket and every thread
+# ------------------------------------------------------------------------------------------
+
+EXCLUSIVE: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)  # Windows alone has it
+READABLE = getattr(select, "POLLIN", 1)
+HUNG_UP = getattr(select, "POLLRDHUP", READABLE)  # Linux alone has it; elsewhere, bytes look like leaving
+
+
+class Alarm:
+    """Ends a wait for a socket from another thread. It is a pair of sockets, since Windows polls nothing else."""
+
+    def __init__(self) -> None:
+        self.receiver, self._sender = socket.socketpair()
+        self.waiting = 0
+
+    def ring(self) -> None:
+        self._sender.send(b"!")  # never read, so that everybody hears it
+
+    def wait(self, other: socket.socket, event: int, seconds: float | None = None) -> bool:
+        """Wait until the alarm rings or the event happens to the other socket; False when the time is up first."""
+        if not hasattr(select, "poll"):  # Windows
+            return bool(select.select([self.receiver, other], [], [], seconds)[0])
+        poll = select.poll()
+        poll.register(self.receiver, READABLE)
+        poll.register(other, event)
+        return bool(poll.poll(None if seconds is None else seconds * 1000))
+
+    def close(self) -> None:
+        self.receiver.close()
+        self._sender.close()
+
+
+def cut(connection: socket.socket) -> None:
+    """End a connection both ways, which wakes whoever reads it; closing it would not."""
+    try:
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # an SSLSocket's own would drop its state
+    except OSError:  # the client was faster
+        pass
+
+
+class Listener(ThreadingHTTPServer):
+    """A port: bound from the start, listening from `open()` to `close()`.
+
+    One thread accepts, and sleeps until there is something to do; each connection has another.
+    After `close()` the port is free and every connection cut; after `join()` the threads have ended.
+    """
+
+    request_queue_size = 1024  # with socketserver's 5, a burst of clients takes seconds to connect
+
+    def __init__(self, host: str, port: int, app: MockOdooServer) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), Handler, bind_and_activate=False)
+        self.app = app
+        self.is_open = False
+        self.closed = threading.Event()
+        self._wake = Alarm()
+        self._acceptor = threading.Thread(target=self.serve_forever, name="mock_odoo acceptor", daemon=True)
+        self._lock = threading.Lock()  # guards what follows
+        self._connections: dict[threading.Thread, socket.socket] = {}
+        self._last_ended: threading.Thread | None = None
+        self._paused: Alarm | None = None  # for those in pause(), if anybody is
+        try:
+            self.server_bind()
+        except BaseException:
+            self.close()
+            raise
+
+    # -- The port
+
+    def server_bind(self) -> None:
+        """Bind; unlike HTTPServer's, without asking DNS for our name, which can take 10 s."""
+        if EXCLUSIVE is None:  # connections of the past, in TIME_WAIT, do not matter
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        else:  # there, SO_REUSEADDR would let a second server have the port
+            self.socket.setsockopt(socket.SOL_SOCKET, EXCLUSIVE, 1)
+        self.socket.bind(self.server_address)
+        if EXCLUSIVE is None:  # with it, anybody could have the port until we listen
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def server_activate(self) -> None:
+        if EXCLUSIVE is None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        super().server_activate()
+        self.is_open = True
+
+    def open(self, after: float) -> None:
+        """Listen and accept, from now on or after so many seconds."""
+        self.delay = after
+        try:
+            if not after:
+                self.server_activate()
+            self._acceptor.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Refuse and cut every connection; harmless when done before."""
+        if self.closed.is_set():
+            return
+        self.is_open = False
+        self.closed.set()
+        self._wake.ring()
+        if self._acceptor.is_alive():
+            self._acceptor.join()
+        self._wake.close()
+        cut(self.socket)  # or the port would stay open in a forked child
+        self.socket.close()
+        with self._lock:
+            for connection in self._connections.values():
+                cut(connection)
+                if EXCLUSIVE is not None:  # there, that does not wake who reads (CPython issue 91913)
+                    socket.close(connection.detach())
+        self.release()
+
+    def serves_this_thread(self) -> bool:
+        """Is the caller in the thread of a connection?"""
+        with self._lock:
+            return threading.current_thread() in self._connections
+
+    def join(self) -> None:
+        """Wait until every thread has ended; in one of them, don't."""
+        if self.serves_this_thread():
+            return
+        with self._lock:
+            threads = [*self._connections, *([self._last_ended] if self._last_ended else [])]
+        deadline = time.monotonic() + PATIENCE
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    # -- The threads
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Accept until closed; wait before, if so told. There is no polling."""
+        if not self.is_open:
+            if self.closed.wait(self.delay):
+                return
+            try:
+                self.server_activate()
+            except OSError:
+                log_bug(f"port {self.server_port} was taken during the outage")
+                return
+        self.socket.setblocking(False)
+        while not self.closed.is_set():
+            self._wake.wait(self.socket, READABLE)
+            self.accept()
+
+    def accept(self) -> None:
+        """Accept everybody who is waiting."""
+        while not self.closed.is_set():
+            try:
+                connection, address = self.get_request()
+            except BlockingIOError:  # that was all
+                return
+            except OSError:  # out of descriptors: the client waits, and so do we
+                self.closed.wait(0.05)
+                return
+            self.process_request(connection, address)
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        connection, address = self.socket.accept()
+        connection.setblocking(True)  # whatever socket.setdefaulttimeout() says
+        return connection, address[:2]
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread of its own."""
+        thread = threading.Thread(target=self.process_request_thread, args=(request, client_address),
+                                  name="mock_odoo connection", daemon=True)
+        with self._lock:
+            self._connections[thread] = request
+        try:
+            thread.start()
+        except RuntimeError:  # out of threads
+            with self._lock:
+                del self._connections[thread]
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        me = threading.current_thread()
+        try:
+            if self.app.ssl_context is not None:
+                request = self.secure(request, self.app.ssl_context)
+            self.finish_request(request, client_address)
+        except OSError:  # the client hung up, or we did
+            pass
+        except Exception:  # noqa: BLE001 - the other connections go on
+            log_bug("a connection failed")
+        finally:
+            with self._lock:
+                del self._connections[me]
+                previous, self._last_ended = self._last_ended, me
+            self.shutdown_request(request)
+            if previous is not None:  # each sees its predecessor off, so that one is left for join()
+                previous.join()
+
+    def secure(self, connection: socket.socket, context: ssl.SSLContext) -> socket.socket:
+        """Shake hands, in the connection's thread: a silent client keeps nobody else waiting."""
+        tls = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        with self._lock:
+            self._connections[threading.current_thread()] = tls
+        if self.closed.is_set():  # close() may have cut the plain socket, which is an empty shell by now
+            cut(tls)
+        tls.do_handshake()
+        return tls
+
+    # -- What the faults need
+
+    def reset(self, connection: socket.socket) -> None:
+        """Close with a RST, at once: shutdown_request() would send a FIN first."""
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with self._lock:
+            socket.close(connection.detach())
+
+    def pause(self, connection: socket.socket, seconds: float | None) -> bool:
+        """Wait: True when the time is up, False as soon as the client leaves or `release()` is called."""
+        with self._lock:
+            alarm = self._paused = self._paused or Alarm()
+            alarm.waiting += 1
+        try:
+            return not alarm.wait(connection, HUNG_UP, seconds)
+        except ValueError:  # close() has detached the connection
+            return False
+        finally:
+            with self._lock:
+                alarm.waiting -= 1
+                if not alarm.waiting:  # the last to leave turns it off
+                    alarm.close()
+                    if self._paused is alarm:
+                        self._paused = None
+
+    def release(self) -> None:
+        """Let go whoever is in `pause()`."""
+        with self._lock:
+            alarm, self._paused = self._paused, None
+            if alarm is not None:
+                alarm.ring()
+
+
+# ------------------------------------------------------------------------------------------
+# MockOdooServer: the public face
+# ------------------------------------------------------------------------------------------
+
+
+class MockOdooServer:
+    """A fake Odoo that answers heartbeats as it is told, and remembers them.
+
+    `port`         0 takes a free one; after `start()`, `port` tells which
+    `host`         the address to listen on, IPv4 or IPv6
+    `strict`       answer 422 to a heartbeat that breaks the contract of the specification
+    `ssl_context`  an `ssl.SSLContext` with a certificate, to serve HTTPS
+    `max_calls`    keep so many calls, the newest; the counts go on counting
+    `control`      offer the control API and its page under /_mock/
+    `on_call`      is called with every `Call`, in order, after it is recorded and before it is answered;
+                   what it raises is logged. It may use the server, but not send it heartbeats.
+
+    Nothing is bound before `start()`, or a `with` block, which starts and stops. Another service is a
+    subclass with its own `endpoint`, `default_port`, `service` and `make_success`. Raises TypeError or
+    ValueError for what cannot be served.
+    """
+
+    endpoint = "/api/v1/kkt/heartbeat"
+    default_port = 8069
+    service = "Odoo"
+
+    def __init__(self, port: int | None = None, host: str = "127.0.0.1", *, strict: bool = False,
+                 ssl_context: ssl.SSLContext | None = None, max_calls: int | None = None,
+                 control: bool = False, on_call: Callable[[Call], object] | None = None) -> None:
+        self.port = check_whole("port", self.default_port if port is None else port, 0, 65535)
+        if not isinstance(host, str):
+            raise TypeError(f"host must be text such as '127.0.0.1', not {host!r:.80}")
+        self.host = host
+        self.strict = check_flag("strict", strict)
+        if ssl_context is not None and not hasattr(ssl_context, "wrap_socket"):
+            raise TypeError(f"ssl_context must be an ssl.SSLContext, not {ssl_context!r:.80}")
+        self.ssl_context = ssl_context
+        if max_calls is not None:
+            check_whole("max_calls", max_calls, 1)
+        if on_call is not None and not callable(on_call):
+            raise TypeError(f"on_call must be callable, not {on_call!r:.80}")
+        self._scenario = Scenario(max_calls, on_call)
+        self._lifecycle = threading.Lock()  # guards the listener, of which each start and each outage makes a new one
+        self._listener: Listener | None = None
+        self.routes: dict[str, dict[str, Callable[[Request], Reply]]] = {
+            self.endpoint: {"POST": self._take},
+            "/health": {"GET": lambda request: Reply(200, {"status": "ok"})},
+            "/web/health": {"GET": lambda request: Reply(200, {"status": "pass"})},
+            "/web/login": {"GET": lambda request: Reply(200, "<!DOCTYPE html>\n<title>Odoo</title>\n<h1>Log in</h1>\n",
+                                                        {"Content-Type": HTML})},
+        }
+
+    def make_success(self, payload: dict[str, Any]) -> object:
+        """The body of the success reply, anything that JSON can express; {} as payload where there is none."""
+        return {"status": "ok", "message": "Heartbeat received"}
+
+    def find_problems(self, payload: dict[str, Any]) -> list[str]:
+        """What `strict` finds wrong, a line each."""
+        return contract_problems(payload)
+
+    def _take(self, request: Request) -> Reply:
+        request.parse()
+        problems = self.find_problems(request.payload) if self.strict and request.problem is None else []
+        if problems:
+            request.refuse(422, f"the heartbeat breaks the contract in {len(problems)} places", problems=problems)
+        return self._scenario.take(request)
+
+    # -- Lifecycle
+
+    @property
+    def is_running(self) -> bool:
+        """True from `start()` to `stop()`, also during an outage."""
+        return self._listener is not None and not self._listener.closed.is_set()
+
+    @property
+    def url(self) -> str:
+        """Where clients reach it, like http://127.0.0.1:8069."""
+        unreachable = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}
+        host = unreachable.get(self.host, self.host)
+        return f"http{'s' if self.ssl_context else ''}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def heartbeat_url(self) -> str:
+        """Where to POST heartbeats."""
+        return self.url + self.endpoint
+
+    def start(self) -> None:
+        """Listen. Clients can connect when this returns.
+
+        Raises OSError where the address cannot be had, RuntimeError where the server runs already.
+        """
+        with self._lifecycle:
+            if self.is_running:
+                raise RuntimeError(f"already running at {self.url}; call stop() first")
+            self._listen(0.0)
+
+    def stop(self) -> None:
+        """Refuse new connections, cut the others, let go what is delayed, end every thread.
+
+        All that is done when this returns. Harmless when not running. The memory and the script stay:
+        `start()` goes on with them, on the same port.
+        """
+        with self._lifecycle:
+            listener = self._close()
+        if listener is not None:
+            listener.join()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def down(self, seconds: float | None = None) -> None:
+        """An outage: refuse new connections and cut the others, for `seconds`, or until `up()` or `reset()`.
+
+        The port stays reserved meanwhile. Raises RuntimeError where the server does not run.
+        """
+        seconds = None if seconds is None else check_seconds("seconds", seconds)
+        with self._lifecycle:
+            self._check_running()
+            listener = self._close()
+            self._listen(seconds)
+        if listener is not None:
+            listener.join()
+
+    def up(self) -> None:
+        """End an outage; harmless when there is none. Raises RuntimeError where the server does not run."""
+        with self._lifecycle:
+            self._check_running()
+            self._end_outage()
+
+    def _check_running(self) -> None:
+        if not self.is_running:
+            raise RuntimeError("not running; call start() first")
+
+    def _end_outage(self) -> None:
+        if self._listener is not None and not self._listener.is_open:
+            self._close()
+            self._listen(0.0)
+
+    def _listen(self, after: float | None) -> None:
+        """Have a new listener; it opens after so many seconds, with None never."""
+        try:
+            self._listener = Listener(self.host, self.port, self)
+            self.port = self._listener.server_port
+            if after is not None:
+                self._listener.open(after)
+        except OSError as error:
+            foreign = error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror)
+            way_out = "host must be an address of this machine" if foreign else "stop what listens there, or take port=0, a free one"
+            raise OSError(error.errno, f"cannot listen on {self.host}, port {self.port}: {error.strerror}; {way_out}") from None
+
+    def _close(self) -> Listener | None:
+        """Close the listener, if there is one; it is to be joined outside the lock, which its threads may need."""
+        if self._listener is not None:
+            self._listener.close()
+            self._scenario.wake()
+        return self._listener
+
+    # -- The script
+
+    def play(self, script: Script, loop: bool = False) -> None:
+        """Answer heartbeats by this script from now on; the last call of `play` or a setter wins.
+
+            script := step ("," step)*              "503*2, reset, ok@6s, stall*"
+            step   := reply ["@" delay] ["*" [n]]   *n: n times.  *: for ever.  @2s, @250ms: wait first
+            reply  := ok | status | fault
+
+        `ok`        the success reply
+        `503` ...   that status, 200 to 599, with a JSON error for 4xx and 5xx
+        `reset`     a TCP RST in place of the reply (WireMock CONNECTION_RESET_BY_PEER, toxiproxy reset_peer)
+        `close`     the connection closed without a byte (WireMock EMPTY_RESPONSE)
+        `truncate`  half of the promised body, then closed (toxiproxy limit_data)
+        `garbage`   bytes that are not HTTP, then closed (WireMock RANDOM_DATA_THEN_CLOSE)
+        `stall`     nothing at all, the connection held open (toxiproxy timeout)
+        `drip`      a right reply, a byte each 100 ms (WireMock chunkedDribbleDelay, toxiproxy slicer)
+        `html`      200 with an HTML page, as from a captive portal
+        `login`     303 to /web/login, as from an Odoo whose session has run out
+
+        In place of text, a `Reply` or a list that mixes both will do. When the script has run out,
+        heartbeats succeed; with `loop`, it starts again instead. Raises ValueError that quotes the step
+        that cannot be read; the old script plays on.
+        """
+        self._scenario.play(parse_script(script), check_flag("loop", loop))
+
+    def set_success(self) -> None:
+        """Accept every heartbeat."""
+        self.play("")
+
+    def set_failure_count(self, n: int) -> None:
+        """Refuse `n` heartbeats with 503, then accept them again."""
+        self.play(f"503*{check_whole('n', n, 0)}")
+
+    def set_permanent_failure(self, enabled: bool = True) -> None:
+        """Refuse every heartbeat with 503; with False, end that and nothing else."""
+        self.play("503*") if check_flag("enabled", enabled) else self._scenario.end("503*")
+
+    @property
+    def script(self) -> str:
+        """What is left of the script, as text for `play`; a `Reply` that no text can express shows its status."""
+        return self._scenario.script()[0]
+
+    @property
+    def loop(self) -> bool:
+        """Does the script start again at its end?"""
+        return self._scenario.script()[1]
+
+    # -- The memory
+
+    def get_received_heartbeats(self) -> list[Any]:
+        """The payloads of the accepted calls, oldest first; each reader gets copies of their own."""
+        return [call.payload for call in self._scenario.calls() if call.accepted]
+
+    def get_call_count(self) -> int:
+        """How many calls came since the last reset, accepted or not."""
+        return self._scenario.count("calls")
+
+    def get_calls(self) -> list[Call]:
+        """The calls since the last reset, oldest first."""
+        return self._scenario.calls()
+
+    def get_intervals(self) -> list[float]:
+        """The seconds from each call to the next, whatever was done to the wall clock."""
+        arrivals = [call.arrived for call in self._scenario.calls()]
+        return list(map(operator.sub, arrivals[1:], arrivals))
+
+    def reset(self) -> None:
+        """Forget the calls, end the script and any outage, let go every reply that is delayed."""
+        self._scenario.reset()
+        with self._lifecycle:
+            if self.is_running and self._listener is not None:
+                self._listener.release()
+                self._end_outage()
+
+    def wait_for_heartbeats(self, n: int, timeout: float = 5.0) -> list[Any]:
+        """Block until `n` heartbeats have been accepted since the last reset, and return all there are.
+
+        Raises TimeoutError after `timeout` seconds, which tells what came instead.
+        """
+        self._wait("heartbeats", n, timeout)
+        return self.get_received_heartbeats()
+
+    def wait_for_calls(self, n: int, timeout: float = 5.0) -> list[Call]:
+        """Block until `n` calls have come since the last reset; otherwise like `wait_for_heartbeats`."""
+        self._wait("calls", n, timeout)
+        return self.get_calls()
+
+    def _wait(self, what: str, n: int, timeout: float) -> None:
+        listener = self._listener
+        if listener is not None and listener.serves_this_thread():  # for which stop() waits in its turn
+            self._scenario.wait(what, n, timeout, listener.closed.is_set)
+        else:
+            self._scenario.wait(what, n, timeout, bool)
+
+    def __repr__(self) -> str:
+        state = "stopped" if not self.is_running else "running" if self._listener and self._listener.is_open else "down"
+        script, loop = self._scenario.script()
+        looping = " in a loop" if loop else ""
+        return f"<{type(self).__name__} {self.url} {state}, script '{script}'{looping}, {self.get_call_count()} calls>"
+
+
+# ------------------------------------------------------------------------------------------
+# Standalone
+# ------------------------------------------------------------------------------------------
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the fake until it is interrupted."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="mock_odoo", description="A fake Odoo for testing heartbeats.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8069)
+    parser.add_argument("--quiet", action="store_true")
+    args = parser.parse_args(argv)
+    with MockOdooServer(args.port, args.host) as server:
+        print(f"Mock Odoo on {server.url} - POST {server.endpoint} - Ctrl+C stops", flush=True)
+        threading.Event().wait()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
