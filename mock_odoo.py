@@ -27,6 +27,7 @@ import http.client
 import io
 import json
 import operator
+import os
 import re
 import reprlib
 import select
@@ -35,13 +36,15 @@ import struct
 import sys
 import threading
 import time
+import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 TYPE_CHECKING = False  # typing's own would cost its import, 3 ms
 if TYPE_CHECKING:
+    import argparse
     import ssl
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any, Self, TypeAlias
+    from typing import Any, NoReturn, Self, TextIO, TypeAlias
 
     Script: TypeAlias = "str | Reply | Sequence[Script]"
 
@@ -50,11 +53,12 @@ __all__ = ["Call", "MockOdooServer", "Reply", "main"]
 MAX_HEAD = 65536  # bytes of request line and headers
 MAX_HEADERS = 100
 MAX_BODY = 1 << 20  # bytes
+MAX_DEPTH = 200  # levels of JSON, which every Python can read, and write again
 TOO_LONG = f"the body is longer than {MAX_BODY} bytes"
 MAX_SECONDS = 86400  # nothing is delayed, and nobody waits, for more than a day
 DRIP_INTERVAL = 0.1  # seconds between two bytes: short for a time-out per read, long for the whole reply
 LINGER = 2.0  # seconds for which a client is heard out whose request was not read to its end
-PATIENCE = 5.0  # seconds that stop() gives a thread to end; only an on_call that hangs needs more
+PATIENCE = 5.0  # seconds that stop() gives the threads to end; only an on_call that hangs needs more
 FOREVER = float("inf")
 HTML = "text/html; charset=utf-8"
 
@@ -123,13 +127,27 @@ def parse_json(body: bytes) -> Any:
     if not body.strip():
         raise ValueError("the body is empty")
     try:
-        return DECODER.decode(body.decode("utf-8"))
+        text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"the body is not UTF-8: {error}") from None
+    if text.count("[") + text.count("{") > MAX_DEPTH and depth(text) > MAX_DEPTH:
+        raise ValueError(f"the body is nested deeper than {MAX_DEPTH} levels")
+    try:
+        return DECODER.decode(text)
     except ValueError as error:
         raise ValueError(f"the body is not JSON: {error}") from None
-    except RecursionError:
-        raise ValueError("the body is nested too deep") from None
+
+
+def depth(text: str) -> int:
+    """How deep JSON is nested, without the recursion that is in doubt."""
+    level = deepest = 0
+    for match in re.finditer(r'"(?:[^"\\]|\\.)*"?|[\[{]|([\]}])', text):
+        if match.group(1):
+            level -= 1
+        elif match.group() in ("[", "{"):
+            level += 1
+            deepest = max(deepest, level)
+    return deepest
 
 
 # ------------------------------------------------------------------------------------------
@@ -601,15 +619,17 @@ class Handler(BaseHTTPRequestHandler):
         except Refused as refusal:
             self.send_error(refusal.status, str(refusal))
             return
+        self.since = self.server.releases
         try:
             reply = self.find_reply(request)
+            self.close_connection = self.close_connection or self.server.closed.is_set()
             head, body = self.compose(reply, request)
         except Exception:  # noqa: BLE001 - whatever it is, the client gets an answer
             log_bug(f"{request.head.method} {request.head.path} failed")
             reply = Reply(500, {"error": "a bug in the fake; its log tells more"})
             head, body = self.compose(reply, request)
         if reply.delay:
-            self.server.pause(self.connection, reply.delay)
+            self.pause(reply.delay)
         getattr(self, f"send_{reply.fault or 'whole'}")(head, body)
 
     def find_reply(self, request: Request) -> Reply:
@@ -756,6 +776,9 @@ class Handler(BaseHTTPRequestHandler):
                 return
             left -= len(data)
 
+    def pause(self, seconds: float | None) -> bool:
+        return self.server.pause(self.connection, seconds, self.since)
+
     def send_whole(self, head: bytes, body: bytes) -> None:
         self.connection.sendall(head + body)
 
@@ -764,7 +787,7 @@ class Handler(BaseHTTPRequestHandler):
         while rest:
             self.connection.sendall(rest[:1])
             rest = rest[1:]
-            if not self.server.pause(self.connection, DRIP_INTERVAL):
+            if not self.pause(DRIP_INTERVAL):
                 break
         self.connection.sendall(rest)
 
@@ -780,7 +803,7 @@ class Handler(BaseHTTPRequestHandler):
         self.leave()
 
     def send_stall(self, head: bytes, body: bytes) -> None:
-        self.server.pause(self.connection, None)
+        self.pause(None)
         self.leave()
 
     def send_reset(self, head: bytes, body: bytes) -> None:
@@ -850,6 +873,7 @@ class Listener(ThreadingHTTPServer):
         self._connections: dict[threading.Thread, socket.socket] = {}
         self._last_ended: threading.Thread | None = None
         self._paused: Alarm | None = None  # for those in pause(), if anybody is
+        self.releases = 0
         try:
             self.server_bind()
         except BaseException:
@@ -900,7 +924,9 @@ class Listener(ThreadingHTTPServer):
         cut(self.socket)  # or the port would stay open in a forked child
         self.socket.close()
         with self._lock:
-            for connection in self._connections.values():
+            for thread, connection in self._connections.items():
+                if thread is threading.current_thread():
+                    continue  # whoever ends it by a request, or in on_call, is still answered
                 cut(connection)
                 if EXCLUSIVE is not None:  # there, that does not wake who reads (CPython issue 91913)
                     socket.close(connection.detach())
@@ -912,9 +938,7 @@ class Listener(ThreadingHTTPServer):
             return threading.current_thread() in self._connections
 
     def join(self) -> None:
-        """Wait until every thread has ended; in one of them, don't."""
-        if self.serves_this_thread():
-            return
+        """Wait until every thread has ended."""
         with self._lock:
             threads = [*self._connections, *([self._last_ended] if self._last_ended else [])]
         deadline = time.monotonic() + PATIENCE
@@ -980,7 +1004,7 @@ class Listener(ThreadingHTTPServer):
             log_bug("a connection failed")
         finally:
             with self._lock:
-                del self._connections[me]
+                request = self._connections.pop(me)
                 previous, self._last_ended = self._last_ended, me
             self.shutdown_request(request)
             if previous is not None:  # each sees its predecessor off, so that one is left for join()
@@ -1004,9 +1028,14 @@ class Listener(ThreadingHTTPServer):
         with self._lock:
             socket.close(connection.detach())
 
-    def pause(self, connection: socket.socket, seconds: float | None) -> bool:
-        """Wait: True when the time is up, False as soon as the client leaves or `release()` is called."""
+    def pause(self, connection: socket.socket, seconds: float | None, since: int) -> bool:
+        """Wait: True when the time is up, False as soon as the client leaves or `release()` is called.
+
+        `since` is what `releases` was when the call came: one that was let go must not come to wait after all.
+        """
         with self._lock:
+            if since != self.releases:
+                return False
             alarm = self._paused = self._paused or Alarm()
             alarm.waiting += 1
         try:
@@ -1022,8 +1051,9 @@ class Listener(ThreadingHTTPServer):
                         self._paused = None
 
     def release(self) -> None:
-        """Let go whoever is in `pause()`."""
+        """Let go whoever is in `pause()`, or on the way there."""
         with self._lock:
+            self.releases += 1
             alarm, self._paused = self._paused, None
             if alarm is not None:
                 alarm.ring()
@@ -1073,6 +1103,7 @@ class MockOdooServer:
         self._scenario = Scenario(max_calls, on_call)
         self._lifecycle = threading.Lock()  # guards the listener, of which each start and each outage makes a new one
         self._listener: Listener | None = None
+        self._closed: set[Listener] = set()  # whose threads may still be ending
         self.routes: dict[str, dict[str, Callable[[Request], Reply]]] = {
             self.endpoint: {"POST": self._take},
             "/health": {"GET": lambda request: Reply(200, {"status": "ok"})},
@@ -1080,6 +1111,9 @@ class MockOdooServer:
             "/web/login": {"GET": lambda request: Reply(200, "<!DOCTYPE html>\n<title>Odoo</title>\n<h1>Log in</h1>\n",
                                                         {"Content-Type": HTML})},
         }
+
+        if check_flag("control", control):
+            Control(self)
 
     def make_success(self, payload: dict[str, Any]) -> object:
         """The body of the success reply, anything that JSON can express; {} as payload where there is none."""
@@ -1132,9 +1166,8 @@ class MockOdooServer:
         `start()` goes on with them, on the same port.
         """
         with self._lifecycle:
-            listener = self._close()
-        if listener is not None:
-            listener.join()
+            self._close()
+        self._join()
 
     def __enter__(self) -> Self:
         self.start()
@@ -1151,10 +1184,9 @@ class MockOdooServer:
         seconds = None if seconds is None else check_seconds("seconds", seconds)
         with self._lifecycle:
             self._check_running()
-            listener = self._close()
+            self._close()
             self._listen(seconds)
-        if listener is not None:
-            listener.join()
+        self._join()
 
     def up(self) -> None:
         """End an outage; harmless when there is none. Raises RuntimeError where the server does not run."""
@@ -1183,12 +1215,23 @@ class MockOdooServer:
             way_out = "host must be an address of this machine" if foreign else "stop what listens there, or take port=0, a free one"
             raise OSError(error.errno, f"cannot listen on {self.host}, port {self.port}: {error.strerror}; {way_out}") from None
 
-    def _close(self) -> Listener | None:
-        """Close the listener, if there is one; it is to be joined outside the lock, which its threads may need."""
+    def _close(self) -> None:
         if self._listener is not None:
             self._listener.close()
+            self._closed.add(self._listener)
             self._scenario.wake()
-        return self._listener
+
+    def _join(self) -> None:
+        """Wait for the threads of what is closed; outside the lock, which they may want."""
+        if self._serving() is None:  # else we would wait for ourselves
+            for listener in list(self._closed):
+                listener.join()
+                self._closed.discard(listener)
+
+    def _serving(self) -> Listener | None:
+        """The listener in one of whose threads the caller is, as on_call is."""
+        listeners = [*self._closed, *([self._listener] if self._listener else [])]
+        return next((listener for listener in listeners if listener.serves_this_thread()), None)
 
     # -- The script
 
@@ -1248,6 +1291,10 @@ class MockOdooServer:
         """How many calls came since the last reset, accepted or not."""
         return self._scenario.count("calls")
 
+    def get_heartbeat_count(self) -> int:
+        """How many of them were accepted."""
+        return self._scenario.count("heartbeats")
+
     def get_calls(self) -> list[Call]:
         """The calls since the last reset, oldest first."""
         return self._scenario.calls()
@@ -1279,11 +1326,8 @@ class MockOdooServer:
         return self.get_calls()
 
     def _wait(self, what: str, n: int, timeout: float) -> None:
-        listener = self._listener
-        if listener is not None and listener.serves_this_thread():  # for which stop() waits in its turn
-            self._scenario.wait(what, n, timeout, listener.closed.is_set)
-        else:
-            self._scenario.wait(what, n, timeout, bool)
+        listener = self._serving()  # if any, stop() waits for us, so we must not wait for more
+        self._scenario.wait(what, n, timeout, bool if listener is None else listener.closed.is_set)
 
     def __repr__(self) -> str:
         state = "stopped" if not self.is_running else "running" if self._listener and self._listener.is_open else "down"
@@ -1293,23 +1337,502 @@ class MockOdooServer:
 
 
 # ------------------------------------------------------------------------------------------
-# Standalone
+# Standalone: control API, journal, command line, page; by the public face alone
 # ------------------------------------------------------------------------------------------
+
+LONGEST_POLL = 60  # seconds that one GET /_mock/wait may take
+GREEN, YELLOW, RED = 32, 33, 31  # for accepted, refused, spoilt
+
+
+def call_as_json(call: Call) -> str:
+    """The fields of a call as one line of JSON; a body that is no JSON stands there as text."""
+    fields = {"number": call.number, "received_at": call.received_at, "reply": call.reply, "accepted": call.accepted,
+              "payload": call.payload, "headers": dict(call.headers.items()), "client": list(call.client)}
+    if fields["payload"] is None:
+        fields["body"] = call.body.decode("utf-8", "replace")
+    return json.dumps(fields)
+
+
+class Control:
+    """The control API: steers a server from another process or language, and from the page.
+
+    Loopback clients may use it if their Host is a loopback name, which no foreign web page can bring about by
+    DNS rebinding; so may everybody who sends the token, if there is one. Changes must be application/json,
+    which a foreign page cannot send without a preflight, and that is never granted.
+    """
+
+    def __init__(self, server: MockOdooServer, token: str | None = None) -> None:
+        if token == "":
+            raise ValueError("the token must not be empty")
+        self.server = server
+        self.token = token
+        server.routes["/"] = {"GET": lambda request: Reply(302, b"", {"Location": "/_mock/"})}
+        for path, method, answer in (
+                ("/_mock/", "GET", self.page),
+                ("/_mock/state", "GET", self.state),
+                ("/_mock/calls", "GET", self.calls),
+                ("/_mock/wait", "GET", self.wait),
+                ("/_mock/script", "PUT", self.script),
+                ("/_mock/reset", "POST", self.reset),
+                ("/_mock/down", "POST", self.down)):
+            server.routes[path] = {method: functools.partial(self.guard, answer)}
+
+    def guard(self, answer: Callable[[Request], Reply], request: Request) -> Reply:
+        """Answer whoever may ask; what Python refuses with an error becomes a 400 with the same text."""
+        if not self.is_allowed(request):
+            host = request.head.fields.get("host", "none")
+            remedy = "with the right token" if self.token else "with a token, if one is set by --token"
+            return Reply(403, {"error": "control is for clients on this machine that address it as localhost or 127.0.0.1 (yours is "
+                                        f"{request.client[0]}, Host {host:.80}), or that send Authorization: Bearer {remedy}"})
+        if request.body:
+            request.parse()
+        if request.problem is not None:
+            return request.problem
+        try:
+            return answer(request)
+        except (TypeError, ValueError) as error:
+            return Reply(400, {"error": str(error)})
+
+    def is_allowed(self, request: Request) -> bool:
+        scheme, _, given = request.head.fields.get("authorization", "").partition(" ")
+        if self.token and scheme.lower() == "bearer":
+            import hmac
+
+            if hmac.compare_digest(given.strip().encode(), self.token.encode()):
+                return True
+        host = re.sub(":[0-9]*$", "", request.head.fields.get("host", "")).lower()
+        loopback = r"(::ffff:)?127(\.[0-9]{1,3}){3}|::1"
+        return bool(re.fullmatch(loopback, request.client[0]) and re.fullmatch(rf"localhost|{loopback}|\[::1\]", host))
+
+    def describe(self, status: int = 200, **more: object) -> Reply:
+        """The state of the server, as every change is answered with."""
+        server = self.server
+        accepted = [call for call in server.get_calls() if call.accepted]
+        return Reply(status, {
+            "service": server.service, "heartbeat_url": server.heartbeat_url, "script": server.script, "loop": server.loop,
+            "call_count": server.get_call_count(), "heartbeat_count": server.get_heartbeat_count(),
+            "last_heartbeat": accepted[-1].payload if accepted else None, **more}, {"Cache-Control": "no-store"})
+
+    def number(self, request: Request, name: str, default: str) -> float:
+        text = dict(urllib.parse.parse_qsl(request.head.query, keep_blank_values=True)).get(name, default)
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+            raise ValueError(f"{name} must be a number, not {text!r:.80}")
+        return float(text) if "." in text else int(text)
+
+    def page(self, request: Request) -> Reply:
+        return Reply(200, PAGE, {"Content-Type": HTML, "Content-Security-Policy": page_policy(), "Cache-Control": "no-store",
+                                 "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"})
+
+    def state(self, request: Request) -> Reply:
+        return self.describe()
+
+    def calls(self, request: Request) -> Reply:
+        since = self.number(request, "since", "0")
+        calls = ", ".join(call_as_json(call) for call in self.server.get_calls() if call.number > since)
+        return Reply(200, f'{{"calls": [{calls}]}}', {"Content-Type": "application/json", "Cache-Control": "no-store"})
+
+    def wait(self, request: Request) -> Reply:
+        n, timeout = self.number(request, "calls", "1"), self.number(request, "timeout", "5")
+        if timeout > LONGEST_POLL:
+            raise ValueError(f"timeout must be from 0 to {LONGEST_POLL} seconds, not {timeout}")
+        try:
+            self.server.wait_for_calls(n, timeout)  # type: ignore[arg-type]
+        except TimeoutError as error:
+            return self.describe(408, error=str(error))
+        return self.describe()
+
+    def script(self, request: Request) -> Reply:
+        self.server.play(request.payload.get("script"), request.payload.get("loop", False))  # type: ignore[arg-type]
+        return self.describe()
+
+    def reset(self, request: Request) -> Reply:
+        self.server.reset()
+        return self.describe()
+
+    def down(self, request: Request) -> Reply:
+        """Needs a time: nobody could end the outage by a port that refuses."""
+        self.server.down(check_seconds("seconds", request.payload.get("seconds")))  # type: ignore[arg-type]
+        return self.describe()
+
+
+class Journal:
+    """A file with a line of JSON for each call.
+
+    It is opened anew for every line, so a line that was written outlives us, and a file that vanished is
+    begun again. What goes wrong is told once, on standard error; the server goes on.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.is_torn = False  # did the last line get written in part?
+        self.has_complained = False
+        try:
+            open(path, "ab").close()
+        except OSError as error:  # better now than at the first call
+            raise OSError(error.errno, f"cannot write the journal {path}: {error.strerror}") from None
+
+    def add(self, line: str) -> None:
+        try:
+            if not os.path.exists(self.path):
+                self.complain("it vanished, and is begun again")
+            data = b"\n" * self.is_torn + line.encode() + b"\n"
+            with open(self.path, "ab", buffering=0) as file:
+                self.is_torn = file.write(data) < len(data)
+            if self.is_torn:
+                self.complain("a line could be written in part only")
+        except OSError as error:
+            self.complain(f"{error.strerror}")
+
+    def complain(self, what: str) -> None:
+        if not self.has_complained:
+            self.has_complained = True
+            tell(f"mock_odoo: journal {self.path}: {what}; the server goes on", sys.stderr)
+
+
+def tell(line: str, stream: TextIO) -> bool:
+    """Print a line at once; False where nobody reads any more."""
+    try:
+        print(line, file=stream, flush=True)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+class Reporter:
+    """Tells of each call on standard output: a line to read, or with `as_json` a line of JSON."""
+
+    def __init__(self, as_json: bool, quiet: bool) -> None:
+        self.as_json = as_json
+        self.is_quiet = quiet
+        stream = sys.stdout
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a console need not know every character
+        self.has_colour = (stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+                           and (os.name != "nt" or "WT_SESSION" in os.environ))
+
+    def say(self, text: str, **fields: object) -> None:
+        """Print the text, or the fields as JSON."""
+        tell(json.dumps(fields) if self.as_json else text, sys.stdout)
+
+    def add(self, call: Call, line: str, script: str) -> None:
+        if self.is_quiet:
+            return
+        if not tell(line if self.as_json else self.describe(call, script), sys.stdout):
+            self.is_quiet = True  # `| head` has had enough
+
+    def describe(self, call: Call, script: str) -> str:
+        """Such as "12:00:30  503  KKT-001  buffer 6/200 (3.0%)  breaker CLOSED  script: 503"."""
+        payload = call.payload
+        reply = f"{call.reply:<8}"
+        if self.has_colour:
+            colour = GREEN if call.accepted else YELLOW if call.reply.isdigit() else RED
+            reply = f"\x1b[{colour}m{reply}\x1b[0m"
+        if isinstance(payload, dict):
+            queued, capacity, percent = (field(payload, "buffer_status", name)
+                                         for name in ("current_queued", "total_capacity", "percent_full"))
+            buffer = f"buffer {queued}/{capacity} ({percent}%)"
+            heartbeat = f"{field(payload, 'adapter_id'):<10}  {buffer:<22}  breaker {field(payload, 'circuit_breaker', 'state'):<9}"
+        else:
+            heartbeat = f"{call.body[:48]!r:<54}"
+        clock = time.strftime("%H:%M:%S", time.localtime(call.received_at))
+        return f"{clock}  {reply}  {heartbeat}  {'script: ' + script if script else ''}".rstrip()
+
+
+def field(payload: Any, *path: str) -> str:
+    """A value in a heartbeat, fit for a terminal: short, and without the control characters that could steer it."""
+    for name in path:
+        payload = payload.get(name) if isinstance(payload, dict) else None
+    if isinstance(payload, float):
+        return f"{payload:.1f}"
+    text = str(payload) if isinstance(payload, (str, int)) else "?"
+    return "".join(char if char.isprintable() else "?" for char in text[:32])
+
+
+def make_parser() -> argparse.ArgumentParser:
+    import argparse
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            self.exit(2, f"mock_odoo: {message}\n")
+
+    parser = Parser(prog="python -m mock_odoo", formatter_class=argparse.RawDescriptionHelpFormatter,
+                    description="A fake Odoo that answers the heartbeats of a KKT adapter as it is told.", epilog=EPILOG)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
+    parser.add_argument("--port", type=int, default=MockOdooServer.default_port, help="port; 0 takes a free one (default: %(default)s)")
+    parser.add_argument("--script", default="", help="how to answer, see below; when it has run out, heartbeats succeed")
+    parser.add_argument("--loop", action="store_true", help="start the script again when it has run out")
+    parser.add_argument("--strict", action="store_true", help="answer 422 to a heartbeat that breaks the contract")
+    parser.add_argument("--journal", metavar="FILE", help="append every call to FILE as a line of JSON, before it is answered")
+    parser.add_argument("--json", action="store_true", help="print lines of JSON in place of text")
+    parser.add_argument("--token", help="let clients elsewhere use the control API if they send it")
+    parser.add_argument("--certfile", metavar="FILE", help="serve HTTPS with this certificate (PEM)")
+    parser.add_argument("--keyfile", metavar="FILE", help="its private key, if that is not in the same file")
+    parser.add_argument("--max-calls", type=int, default=10000, metavar="N",
+                        help="calls to keep in memory (default: %(default)s); the journal keeps all")
+    parser.add_argument("--quiet", action="store_true", help="print the first line alone")
+    return parser
+
+
+EPILOG = """\
+examples:
+  python -m mock_odoo
+      accept every heartbeat, and show it
+  python -m mock_odoo --script "503*3, reset, ok@6s"
+      three refusals, a TCP reset, a slow success, and then all is well
+  python -m mock_odoo --script "ok*2, 503*3" --loop --journal beats.jsonl
+      flap for ever, and write down what comes
+
+script:
+  Each heartbeat takes the next step; between steps stands a comma. A step is a
+  reply, which may have a delay and a count behind it:
+    503*3  three times      stall*  for ever      ok@6s, 503@250ms*2  wait first
+  The replies are
+    ok          the success reply
+    503         or any other status from 200 to 599
+    reset       a TCP RST
+    close       the connection closed without a byte
+    truncate    half of the reply, then closed
+    garbage     bytes that are not HTTP
+    stall       nothing, and the connection held open
+    drip        a right reply, a byte each 100 ms
+    html        200 with a web page
+    login       303 to the login page
+
+While it runs, /_mock/ in a browser shows the heartbeats, and switches Odoo "off"
+and "on".
+"""
+
+
+def make_server(args: argparse.Namespace, on_call: Callable[[Call], object] | None) -> MockOdooServer:
+    """Make what the command line asks for; OSError or ValueError where that cannot be had."""
+    context = None
+    if args.certfile is not None:
+        import ssl
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        try:
+            context.load_cert_chain(args.certfile, args.keyfile, password="")  # else it would ask at the terminal
+        except OSError as error:
+            raise ValueError(f"cannot use the certificate {args.certfile}: {error.strerror or error}") from None
+    elif args.keyfile is not None:
+        raise ValueError("--keyfile goes with --certfile")
+    server = MockOdooServer(args.port, args.host, strict=args.strict, ssl_context=context, max_calls=args.max_calls, on_call=on_call)
+    server.play(args.script, args.loop)
+    Control(server, args.token)
+    return server
+
+
+class StopSignal:
+    """From `with` on, SIGINT and SIGTERM do nothing but end `wait()`.
+
+    It reads a socket. An Event would not do: under load another thread may take the signal, and on Windows
+    Ctrl+C does not end its wait.
+    """
+
+    def __enter__(self) -> Self:
+        import signal
+
+        self._receiver, self._sender = socket.socketpair()
+        self._receiver.setblocking(True)
+        self._sender.setblocking(False)
+        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+        self._handlers = [(number, signal.signal(number, lambda *args: None)) for number in numbers]
+        self._wakeup = signal.set_wakeup_fd(self._sender.fileno())
+        return self
+
+    def wait(self) -> None:
+        self._receiver.recv(1)
+
+    def __exit__(self, *exc_info: object) -> None:
+        import signal
+
+        signal.set_wakeup_fd(self._wakeup)
+        for number, handler in self._handlers:
+            signal.signal(number, handler)
+        self._receiver.close()
+        self._sender.close()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the fake until it is interrupted."""
-    import argparse
-
-    parser = argparse.ArgumentParser(prog="mock_odoo", description="A fake Odoo for testing heartbeats.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8069)
-    parser.add_argument("--quiet", action="store_true")
+    """Run a fake until SIGINT or SIGTERM, and return 0; where it cannot run, one line and SystemExit(2)."""
+    parser = make_parser()
     args = parser.parse_args(argv)
-    with MockOdooServer(args.port, args.host) as server:
-        print(f"Mock Odoo on {server.url} - POST {server.endpoint} - Ctrl+C stops", flush=True)
-        threading.Event().wait()
+    reporter = Reporter(args.json, args.quiet)
+    with StopSignal() as stop_signal:
+        try:
+            journal = None if args.journal is None else Journal(args.journal)
+
+            def on_call(call: Call) -> None:
+                line = call_as_json(call)
+                if journal is not None:
+                    journal.add(line)
+                reporter.add(call, line, server.script)
+
+            server = make_server(args, None if args.quiet and journal is None else on_call)
+            server.start()
+        except (OSError, ValueError) as error:
+            parser.error(getattr(error, "strerror", None) or str(error))
+        try:
+            reporter.say(f"Mock {server.service} on {server.url} - POST {server.endpoint} - Ctrl+C stops", listening=server.url)
+            stop_signal.wait()
+        finally:
+            server.stop()
+    calls, received = server.get_call_count(), server.get_heartbeat_count()
+    if not args.quiet:
+        reporter.say(f"{received} heartbeats received, {calls - received} of {calls} calls refused",
+                     heartbeat_count=received, call_count=calls)
     return 0
+
+
+# ------------------------------------------------------------------------------------------
+# The page at /_mock/: no outside resource; what came from clients is only ever set as text
+# ------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1)
+def page_policy() -> str:
+    """A Content-Security-Policy that lets the page's own style and script run, by their hashes, and nothing else."""
+    import base64
+    import hashlib
+
+    def source(tag: str) -> str:
+        text = PAGE[PAGE.index(f"<{tag}>") + len(tag) + 2:PAGE.index(f"</{tag}>")]
+        return f"{tag}-src 'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    return (f"default-src 'none'; {source('style')}; {source('script')}; connect-src 'self'; img-src data:; "
+            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+
+
+PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>mock_odoo</title>
+<style>
+:root { color-scheme: light dark; --good: #176f2c; --poor: #8a5a00; --bad: #b3261e; --line: #8886; }
+@media (prefers-color-scheme: dark) { :root { --good: #6fd08c; --poor: #f0b849; --bad: #ff8a80; } }
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 52rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
+h1 { font-size: 1.3rem; margin: 0; }
+h2 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
+#state { font-weight: 600; }
+.up, .accepted b { color: var(--good); }
+.scripted, .refused b { color: var(--poor); }
+.gone, .faulted b, #error { color: var(--bad); }
+.row { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; }
+button, input[type=text] { font: inherit; min-height: 2.5rem; padding: 0 .8rem; border: 1px solid var(--line); border-radius: .4rem; }
+input[type=text] { flex: 1 1 12rem; min-width: 0; font-family: monospace; }
+ol { list-style: none; margin: 0; padding: 0; }
+li { display: flex; flex-wrap: wrap; gap: 0 1rem; padding: .3rem 0; border-top: 1px solid var(--line); }
+li b { flex: 0 0 6.5rem; }
+small { opacity: .75; }
+</style>
+</head>
+<body>
+<h1>mock_odoo</h1>
+<div id="state" role="status">Connecting</div>
+<small id="counts"></small>
+
+<h2>Odoo is</h2>
+<div class="row">
+<button data-script="">all well</button>
+<button data-script="503*3">failing 3 times</button>
+<button data-script="503*">failing for ever</button>
+<button data-script="ok*2, 503*3" data-loop>flapping</button>
+<button data-script="ok@6s*">slow</button>
+<button data-script="stall*">stalling</button>
+<button data-script="reset*">resetting</button>
+<button id="down">out for 10 s</button>
+</div>
+
+<h2><label for="script">Script</label></h2>
+<form class="row" id="play">
+<input type="text" id="script" placeholder="503*2, reset, ok@6s" autocomplete="off" autocapitalize="off" spellcheck="false" aria-describedby="error">
+<label><input type="checkbox" id="loop"> loop</label>
+<button>Play</button>
+</form>
+<div id="error" role="alert"></div>
+
+<h2>Heartbeats, the newest first</h2>
+<div class="row"><button id="forget">Forget everything</button>
+<small><span aria-hidden="true">&#9679;</span> accepted <span aria-hidden="true">&#9650;</span> refused <span aria-hidden="true">&#10006;</span> faulted</small></div>
+<ol id="calls"></ol>
+
+<script>
+"use strict";
+const at = id => document.getElementById(id);
+const MARKS = {accepted: "\\u25cf", refused: "\\u25b2", faulted: "\\u2716"};
+let seen = 0;
+
+async function ask(method, path, body) {
+  const options = method === "GET" ? {} : {method, body: JSON.stringify(body), headers: {"Content-Type": "application/json"}};
+  const response = await fetch("/_mock/" + path, options);
+  const data = await response.json();
+  if (!response.ok && response.status !== 408) throw new Error(data.error);
+  return data;
+}
+
+function tell(kind, text) {
+  at("state").className = kind;
+  if (at("state").textContent !== text) at("state").textContent = text;
+}
+
+function row(call) {
+  const kind = call.accepted ? "accepted" : /^[0-9]+$/.test(call.reply) ? "refused" : "faulted";
+  const beat = call.payload || {}, buffer = beat.buffer_status || {}, breaker = beat.circuit_breaker || {};
+  const item = document.createElement("li");
+  item.className = kind;
+  item.title = kind;
+  const parts = [["b", MARKS[kind] + " " + call.reply], ["time", new Date(call.received_at * 1000).toLocaleTimeString()],
+    ["span", beat.adapter_id], ["span", `buffer ${buffer.current_queued}/${buffer.total_capacity} (${buffer.percent_full}%)`],
+    ["span", `breaker ${breaker.state}`]];
+  for (const [tag, text] of parts) item.appendChild(document.createElement(tag)).textContent = String(text).slice(0, 60);
+  return item;
+}
+
+async function show(state) {
+  document.title = state.service + " (fake)";
+  if (state.script) tell("scripted", `${state.service} plays ${state.script}${state.loop ? " in a loop" : ""}`);
+  else tell("up", `${state.service} is up`);
+  at("counts").textContent = `${state.heartbeat_count} of ${state.call_count} heartbeats accepted at ${state.heartbeat_url}`;
+  if (state.call_count < seen) { seen = 0; at("calls").replaceChildren(); }
+  if (state.call_count === seen) return;
+  const {calls} = await ask("GET", `calls?since=${Math.max(seen, state.call_count - 100)}`);
+  for (const call of calls) if (call.number > seen) { seen = call.number; at("calls").prepend(row(call)); }
+  while (at("calls").children.length > 100) at("calls").lastChild.remove();
+}
+
+async function change(method, path, body) {
+  at("error").textContent = "";
+  try { await show(await ask(method, path, body)); }
+  catch (error) { at("error").textContent = error.message; }
+}
+
+async function watch() {
+  for (let path = "state"; ; path = `wait?calls=${seen + 1}&timeout=5`) {
+    try { await show(await ask("GET", path)); }
+    catch (error) {
+      tell("gone", "No answer: an outage, or the fake was stopped");
+      await new Promise(resolve => setTimeout(resolve, 500));
+    }
+  }
+}
+
+for (const button of document.querySelectorAll("[data-script]"))
+  button.onclick = () => change("PUT", "script", {script: button.dataset.script, loop: "loop" in button.dataset});
+at("down").onclick = () => change("POST", "down", {seconds: 10});
+at("forget").onclick = () => change("POST", "reset", {});
+at("play").onsubmit = event => {
+  event.preventDefault();
+  change("PUT", "script", {script: at("script").value, loop: at("loop").checked});
+};
+watch();
+</script>
+</body>
+</html>
+"""
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import http.client
 import io
 import json
@@ -16,6 +15,8 @@ import logging
 import os
 import pathlib
 import re
+import shutil
+import signal
 import socket
 import ssl
 import struct
@@ -152,8 +153,11 @@ def refused(server):
     return False
 
 
-def own_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("mock_odoo")]
+@pytest.fixture
+def new_threads():
+    """The server threads that were not there when the test began."""
+    before = threading.enumerate()
+    return lambda: [thread for thread in threading.enumerate() if thread.name.startswith("mock_odoo") and thread not in before]
 
 
 @pytest.fixture
@@ -565,3 +569,2253 @@ class TestReply:
 
     def test_repr_shows_word_status_and_body(self):
         assert repr(Reply(429, {"a": 1}, delay=2)) == "<Reply 429@2s 429 b'{\"a\": 1}'>"
+
+
+# ------------------------------------------------------------------------------------------
+# Room 3: memory, waiting, on_call
+# ------------------------------------------------------------------------------------------
+
+
+class TestMemory:
+    def test_call_tells_everything_about_a_heartbeat(self, odoo):
+        before = time.time()
+        with connect(odoo) as connection:
+            connection.sendall(request_bytes(BODY, "X-Shop: 7", "x-shop: 8"))
+            address = connection.getsockname()
+            read_all(connection)
+        (call,) = odoo.get_calls()
+        assert isinstance(call, Call)
+        assert (call.number, call.reply, call.accepted, call.client) == (1, "ok", True, address)
+        assert (call.payload, call.body) == (HEARTBEAT, BODY)
+        assert before <= call.received_at <= time.time()
+        assert call.headers["CONTENT-TYPE"] == "application/json"
+        assert call.headers.get_all("X-Shop") == ["7", "8"]
+        assert "Nothing" not in call.headers
+        assert repr(call).startswith("<Call 1: ok b'{")
+
+    @pytest.mark.parametrize(("script", "word"), [
+        ("", "ok"), ("ok@1ms", "ok"), ("503@1ms*2", "503"), ("429", "429"), ("html", "html"), ("login", "login"),
+        ("close", "close"), (Reply(418, "teapot"), "418"), (Reply(503, fault="truncate"), "truncate")], ids=str)
+    def test_call_keeps_the_word_of_its_reply(self, odoo, script, word):
+        odoo.play(script)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            post(odoo)
+        assert odoo.get_calls()[0].reply == word
+
+    def test_nobody_can_spoil_the_copy_of_another(self, odoo):
+        post(odoo)
+        odoo.get_received_heartbeats()[0]["buffer_status"]["current_queued"] = 999
+        odoo.get_calls()[0].payload.clear()
+        odoo.get_calls().clear()
+        assert odoo.get_received_heartbeats() == [HEARTBEAT]
+
+    def test_script_speaks_before_the_body_is_looked_at(self, odoo):
+        odoo.play("503, reset, ok")
+        assert send(odoo, "POST", PATH, "no JSON", JSON).status == 503
+        with pytest.raises(ConnectionResetError):
+            send(odoo, "POST", PATH, "no JSON", {"Content-Type": "text/plain"})
+        assert send(odoo, "POST", PATH, "no JSON", JSON).status == 400
+        assert [call.reply for call in odoo.get_calls()] == ["503", "reset", "400"]
+        assert odoo.script == ""
+
+    def test_script_speaks_before_a_body_that_is_too_long(self, odoo):
+        odoo.play("503")
+        assert only(exchange(odoo, request_bytes(b"", "Content-Length: 9999999"))).status == 503
+
+    def test_refused_heartbeat_is_counted_but_not_received(self, odoo):
+        assert send(odoo, "POST", PATH, "[1]", JSON).status == 400
+        assert odoo.get_call_count() == 1
+        assert odoo.get_received_heartbeats() == []
+        (call,) = odoo.get_calls()
+        assert (call.reply, call.accepted, call.payload, call.body) == ("400", False, [1], b"[1]")
+
+    def test_payload_of_a_body_that_is_no_json_is_none(self, odoo):
+        send(odoo, "POST", PATH, "{", JSON)
+        assert (odoo.get_calls()[0].payload, odoo.get_calls()[0].body) == (None, b"{")
+
+    def test_half_a_heartbeat_is_no_call(self, odoo):
+        with connect(odoo) as connection:
+            connection.sendall(request_bytes()[:-10])
+            connection.shutdown(socket.SHUT_WR)
+            assert read_all(connection) == b""
+        assert odoo.get_call_count() == 0
+
+    def test_call_is_recorded_before_its_delay(self, odoo):
+        odoo.play("ok@60s")
+        client = in_background(post, odoo)
+        assert odoo.wait_for_heartbeats(1) == [HEARTBEAT]
+        assert client.is_alive()
+        odoo.reset()
+        assert client.result().status == 200
+
+    def test_memory_and_script_outlive_stop(self, fresh):
+        server = fresh()
+        server.play("503*3")
+        post(server)
+        server.stop()
+        assert (server.get_call_count(), server.script) == (1, "503*2")
+        server.start()
+        assert post(server).status == 503
+        assert server.get_call_count() == 2
+
+    def test_max_calls_keeps_the_newest_and_counts_all(self, fresh):
+        server = fresh(max_calls=3)
+        for number in range(5):
+            post(server, {"number": number})
+        assert [call.number for call in server.get_calls()] == [3, 4, 5]
+        assert server.get_received_heartbeats() == [{"number": 2}, {"number": 3}, {"number": 4}]
+        assert server.get_call_count() == 5
+        assert len(server.wait_for_heartbeats(5, timeout=0)) == 3
+
+    def test_intervals_are_the_seconds_between_arrivals(self, odoo, monkeypatch):
+        class Clock:
+            now = iter([100.0, 130.0, 159.5])
+            time, monotonic = staticmethod(time.time), staticmethod(time.monotonic)
+
+            def perf_counter(self):
+                return next(self.now)
+
+        monkeypatch.setattr(mock_odoo, "time", Clock())
+        assert odoo.get_intervals() == []
+        for _ in range(3):
+            post(odoo)
+        assert odoo.get_intervals() == [30.0, 29.5]
+
+    def test_intervals_ignore_the_wall_clock(self, odoo, monkeypatch):
+        post(odoo)
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() - 3600)
+        post(odoo)
+        assert 0 <= odoo.get_intervals()[0] < 60
+
+
+class TestWaiting:
+    def test_wait_returns_all_there_are(self, odoo):
+        post(odoo, {"n": 1})
+        post(odoo, {"n": 2})
+        assert odoo.wait_for_heartbeats(1) == [{"n": 1}, {"n": 2}]
+        assert [call.number for call in odoo.wait_for_calls(2)] == [1, 2]
+        assert odoo.wait_for_heartbeats(0) == [{"n": 1}, {"n": 2}]
+
+    def test_wait_wakes_when_the_heartbeat_comes(self, odoo):
+        waiting = in_background(odoo.wait_for_heartbeats, 1, 60)
+        post(odoo)
+        assert waiting.result() == [HEARTBEAT]
+
+    def test_wait_for_heartbeats_waits_for_accepted_ones(self, odoo):
+        odoo.play("503, ok")
+        waiting = in_background(odoo.wait_for_heartbeats, 1, 60)
+        post(odoo)
+        assert len(odoo.wait_for_calls(1)) == 1
+        assert waiting.is_alive()
+        post(odoo)
+        assert len(waiting.result()) == 1
+
+    def test_time_out_tells_the_timeline(self, odoo):
+        odoo.play("503, ok, ok")
+        for _ in range(3):
+            post(odoo)
+        with pytest.raises(TimeoutError) as caught:
+            odoo.wait_for_heartbeats(3, timeout=0.001)
+        assert str(caught.value) == "2 of 3 heartbeats in 0.001 s; calls: 503, ok, ok"
+
+    def test_time_out_tells_that_nothing_came(self, odoo):
+        with pytest.raises(TimeoutError, match="^0 of 1 calls in 0.0 s; no calls$"):
+            odoo.wait_for_calls(1, timeout=0)
+
+    def test_time_out_tells_the_end_of_a_long_timeline(self, odoo):
+        odoo.play("503*25, ok")
+        for _ in range(26):
+            post(odoo)
+        with pytest.raises(TimeoutError, match=r"calls: \.\.\., (503, ){19}ok$"):
+            odoo.wait_for_calls(27, timeout=0)
+
+    def test_wait_goes_on_over_a_restart(self, fresh):
+        server = fresh()
+        waiting = in_background(server.wait_for_heartbeats, 1, 60)
+        server.stop()
+        server.start()
+        post(server)
+        assert waiting.result() == [HEARTBEAT]
+
+    @pytest.mark.parametrize(("n", "timeout", "error", "complaint"), [
+        (-1, 1, ValueError, "n must be"), ("2", 1, TypeError, "n must be"), (True, 1, TypeError, "n must be"),
+        (1, -1, ValueError, "timeout must be"), (1, None, TypeError, "timeout must be"),
+        (1, float("nan"), ValueError, "timeout must be"), (1, 1e30, ValueError, "timeout must be from 0 to 86400")])
+    def test_bad_arguments_are_named(self, odoo, n, timeout, error, complaint):
+        with pytest.raises(error, match=complaint):
+            odoo.wait_for_heartbeats(n, timeout)
+
+
+class TestOnCall:
+    def test_it_sees_every_call_in_order_before_the_answer(self, fresh):
+        seen = []
+        server = fresh(on_call=lambda call: seen.append((call.number, call.reply)))
+        server.play("503, ok")
+        for number in range(1, 4):
+            post(server)
+            assert len(seen) == number
+        assert seen == [(1, "503"), (2, "ok"), (3, "ok")]
+
+    def test_order_holds_among_many_clients(self, fresh):
+        seen = []
+        server = fresh(on_call=lambda call: seen.append(call.number))
+        for thread in [in_background(post, server) for _ in range(30)]:
+            assert thread.result().status == 200
+        assert seen == list(range(1, 31))
+
+    def test_what_it_raises_is_logged_and_fails_no_reply(self, fresh, caplog):
+        def on_call(call):
+            raise KeyError("shelf")
+
+        server = fresh(on_call=on_call)
+        assert [post(server).status for _ in range(2)] == [200, 200]
+        assert [(record.name, record.levelno, record.getMessage()) for record in caplog.records] == [
+            ("mock_odoo", logging.ERROR, "on_call failed")] * 2
+        assert "shelf" in caplog.text
+
+    def test_it_may_steer_the_server(self, fresh):
+        def on_call(call):
+            if call.number == 2:
+                server.play("503*")
+
+        server = fresh(on_call=on_call)
+        assert [post(server).status for _ in range(4)] == [200, 200, 503, 503]
+
+    @pytest.mark.parametrize("end", [MockOdooServer.stop, MockOdooServer.down], ids=["stop", "down"])
+    def test_it_may_end_the_server_under_load(self, fresh, new_threads, end):
+        server = fresh(on_call=lambda call: call.number == 5 and end(server))
+        clients = [in_background(post, server) for _ in range(10)]
+        for client in clients:
+            client.result()
+        assert refused(server)
+        server.stop()
+        assert new_threads() == []
+
+    def test_a_wait_in_it_ends_with_the_server(self, fresh, new_threads, caplog):
+        server = fresh(on_call=lambda call: server.wait_for_calls(99, timeout=60))
+        client = in_background(post, server)
+        server.wait_for_calls(1)
+        server.stop()
+        client.result()
+        assert new_threads() == []
+        assert "1 of 99 calls" in caplog.text
+
+    @pytest.mark.parametrize("bad", [5, "print"])
+    def test_it_must_be_callable(self, bad):
+        with pytest.raises(TypeError, match="on_call must be callable"):
+            MockOdooServer(on_call=bad)
+
+
+# ------------------------------------------------------------------------------------------
+# The contract
+# ------------------------------------------------------------------------------------------
+
+
+def changed(path, value):
+    """The specification's heartbeat with one value changed, or with `...` left out."""
+    payload = json.loads(BODY.decode())
+    *parents, name = path.split(".")
+    target = payload
+    for parent in parents:
+        target = target[parent]
+    target[name] = value
+    if value is ...:
+        del target[name]
+    return payload
+
+
+@pytest.fixture(scope="module")
+def strict():
+    with MockOdooServer(port=0, strict=True) as server:
+        yield server
+
+
+class TestContract:
+    @pytest.mark.parametrize(("path", "value"), [
+        ("timestamp", "2025-10-09T12:00:00.123456+03:00"), ("timestamp", "2025-10-09T12:00:00.1-0330"),
+        ("timestamp", "2024-02-29T23:59:59,5Z"), ("buffer_status.percent_full", 3), ("buffer_status.total_capacity", 0),
+        ("circuit_breaker.state", "HALF_OPEN"), ("circuit_breaker.state", "OPEN"), ("version", {"any": "thing"}),
+        ("buffer_status.oldest", None)])
+    def test_what_keeps_it_is_accepted(self, strict, path, value):
+        assert post(strict, changed(path, value)).status == 200
+
+    @pytest.mark.parametrize(("path", "value", "problem"), [
+        ("timestamp", ..., "timestamp: missing"),
+        ("timestamp", "2025-10-09T12:00:00", "timestamp: expected an ISO 8601 time with a zone"),
+        ("timestamp", "2025-02-30T12:00:00Z", "timestamp: expected"),
+        ("timestamp", "2025-10-09T12:00:00+25:00", "timestamp: expected"),
+        ("timestamp", "2025-10-09 12:00:00Z", "timestamp: expected"),
+        ("timestamp", "２025-10-09T12:00:00Z", "timestamp: expected"),
+        ("timestamp", 1760011200, "got 1760011200"),
+        ("adapter_id", "", "adapter_id: expected a non-empty string, got ''"),
+        ("adapter_id", None, "adapter_id: expected a non-empty string, got None"),
+        ("buffer_status", ..., "buffer_status: missing"),
+        ("buffer_status", [], "buffer_status: expected an object, got []"),
+        ("buffer_status.total_capacity", 2.5, "buffer_status.total_capacity: expected a whole number, 0 or more, got 2.5"),
+        ("buffer_status.total_capacity", True, "got True"),
+        ("buffer_status.current_queued", -1, "buffer_status.current_queued: expected a whole number, 0 or more, got -1"),
+        ("buffer_status.percent_full", "high", "buffer_status.percent_full: expected a number, got 'high'"),
+        ("buffer_status.percent_full", False, "got False"),
+        ("circuit_breaker", ..., "circuit_breaker: missing"),
+        ("circuit_breaker.state", "closed", "circuit_breaker.state: expected CLOSED, OPEN or HALF_OPEN, got 'closed'"),
+        ("circuit_breaker.state", ["OPEN"], "got ['OPEN']"),
+        ("circuit_breaker.failure_count", "0", "circuit_breaker.failure_count: expected a whole number"),
+    ])
+    def test_each_breach_is_told_by_path_and_value(self, strict, path, value, problem):
+        response = post(strict, changed(path, value))
+        assert response.status == 422
+        (told,) = response.json()["problems"]
+        assert problem in told
+
+    def test_all_breaches_are_told_at_once(self, strict):
+        strict.reset()
+        response = post(strict, {"buffer_status": {"percent_full": "high"}, "circuit_breaker": 5})
+        assert response.status == 422
+        assert response.json() == {"error": "the heartbeat breaks the contract in 6 places", "problems": [
+            "timestamp: missing", "adapter_id: missing", "buffer_status.total_capacity: missing",
+            "buffer_status.current_queued: missing", "buffer_status.percent_full: expected a number, got 'high'",
+            "circuit_breaker: expected an object, got 5"]}
+        assert [(call.reply, call.accepted, call.payload["circuit_breaker"]) for call in strict.get_calls()] == [("422", False, 5)]
+
+    def test_a_huge_value_is_told_briefly(self, strict):
+        response = post(strict, changed("adapter_id", ["x" * 1000] * 1000))
+        assert len(response.body) < 500
+
+    def test_script_speaks_first(self, strict):
+        strict.play("503")
+        assert [post(strict, {}).status for _ in range(2)] == [503, 422]
+
+    def test_without_strict_any_object_will_do(self, odoo):
+        assert post(odoo, {"timestamp": 5}).status == 200
+
+
+# ------------------------------------------------------------------------------------------
+# Room 4: the wire
+# ------------------------------------------------------------------------------------------
+
+
+class TestEndpoints:
+    @pytest.mark.parametrize(("path", "body"), [("/health", {"status": "ok"}), ("/web/health", {"status": "pass"})])
+    @pytest.mark.parametrize("script", ["", "503*", "reset*", "stall*"])
+    def test_health_tells_that_the_fake_runs_in_every_mode(self, odoo, path, body, script):
+        odoo.play(script)
+        response = send(odoo, "GET", path)
+        assert (response.status, response.json()) == (200, body)
+        assert odoo.get_call_count() == 0
+
+    @pytest.mark.parametrize("path", ["/health", "/web/health"])
+    def test_head_has_the_length_but_not_the_body(self, odoo, path):
+        full = only(exchange(odoo, request_bytes(b"", method="GET", path=path)))
+        with connect(odoo) as connection:
+            connection.sendall(request_bytes(b"", method="HEAD", path=path))
+            head = read_all(connection)
+        assert head.endswith(b"\r\n\r\n")
+        assert split(head)[0].headers["Content-Length"] == str(len(full.body))
+
+    @pytest.mark.parametrize(("method", "path", "allow"), [
+        ("GET", PATH, "POST"), ("HEAD", PATH, "POST"), ("PUT", PATH, "POST"), ("OPTIONS", PATH, "POST"), ("post", PATH, "POST"),
+        ("POST", "/health", "GET, HEAD"), ("DELETE", "/web/health", "GET, HEAD")])
+    def test_another_method_is_405_with_allow(self, odoo, method, path, allow):
+        response = send(odoo, method, path)
+        assert (response.status, response.headers["Allow"]) == (405, allow)
+        if method != "HEAD":
+            assert response.json() == {"error": f"{path} takes {allow}, not {method}"}
+        assert odoo.get_call_count() == 0
+
+    @pytest.mark.parametrize("path", ["/", "/api/v1/kkt/heartbeat/", "/api/v1/kkt", "/_mock/", "/_mock/state", "//health", "*", "/%"])
+    def test_another_path_is_404_with_the_paths_there_are(self, odoo, path):
+        response = send(odoo, "GET", path)
+        assert response.status == 404
+        for known in ("POST /api/v1/kkt/heartbeat", "GET /health", "GET /web/health"):
+            assert known in response.json()["error"]
+
+    @pytest.mark.parametrize("target", [PATH + "?shop=7", PATH + "?", "http://odoo.example:8069" + PATH, "HTTP://odoo" + PATH + "?a=b"])
+    def test_query_and_absolute_form_do_not_matter(self, odoo, target):
+        assert only(exchange(odoo, request_bytes(path=target))).status == 200
+
+    def test_login_leads_to_a_page_in_html(self, odoo):
+        odoo.play("login")
+        with urllib.request.urlopen(urllib.request.Request(odoo.heartbeat_url, BODY, JSON), timeout=5) as response:
+            assert response.url == odoo.url + "/web/login"
+            assert response.headers.get_content_type() == "text/html"
+
+
+class TestBodies:
+    @pytest.mark.parametrize(("body", "complaint"), [
+        (b"", "the body is empty"),
+        (b" \r\n", "the body is empty"),
+        (b"{", "the body is not JSON"),
+        (b"{} {}", "Extra data"),
+        (b"{'a': 1}", "the body is not JSON"),
+        (b"\xff{}", "the body is not UTF-8"),
+        (json.dumps(HEARTBEAT).encode("utf-16"), "the body is not UTF-8"),
+        (json.dumps(HEARTBEAT).encode("utf-32-le"), "the body is not JSON"),
+        (b"\xef\xbb\xbf{}", "the body is not JSON"),
+        (b'{"a": NaN}', "NaN is no number there"),
+        (b'{"a": -Infinity}', "-Infinity is no number there"),
+        (b'{"a": 1e999}', "1e999 is too large a number"),
+        (b"[" * 200000, "nested deeper than 200 levels"),
+        (b'{"a":' * 100000 + b"1" + b"}" * 100000, "nested deeper than 200 levels"),
+        (b"[1, 2]", "must be a JSON object, not [1, 2]"),
+        (b"null", "must be a JSON object, not None"),
+        (b'"text"', "must be a JSON object, not 'text'"),
+    ], ids=lambda value: repr(value[:20]))
+    def test_what_is_no_json_object_is_400_and_says_why(self, odoo, body, complaint):
+        response = send(odoo, "POST", PATH, body, JSON)
+        assert response.status == 400
+        assert complaint in response.json()["error"]
+        assert (odoo.get_call_count(), odoo.get_received_heartbeats()) == (1, [])
+
+    @pytest.mark.parametrize("kind", ["application/json", "Application/JSON", "application/json; charset=utf-8", "application/json ;x"])
+    def test_json_content_type_is_taken(self, odoo, kind):
+        assert send(odoo, "POST", PATH, BODY, {"Content-Type": kind}).status == 200
+
+    @pytest.mark.parametrize("kind", ["text/plain", "application/jsonp", "application/x-www-form-urlencoded", "", None])
+    def test_another_content_type_is_415(self, odoo, kind):
+        response = send(odoo, "POST", PATH, BODY, {} if kind is None else {"Content-Type": kind})
+        assert response.status == 415
+        assert response.json()["error"] == f"Content-Type must be application/json; it is {'missing' if kind is None else kind}"
+        assert odoo.get_calls()[0].payload == HEARTBEAT
+
+    def test_a_mebibyte_is_taken_and_not_a_byte_more(self, odoo):
+        padding = b" " * (mock_odoo.MAX_BODY - len(BODY))
+        assert send(odoo, "POST", PATH, BODY + padding, JSON).status == 200
+        response = send(odoo, "POST", PATH, BODY + padding + b" ", JSON)
+        assert (response.status, response.headers["Connection"]) == (413, "close")
+        assert response.json() == {"error": "the body is longer than 1048576 bytes"}
+        assert [call.reply for call in odoo.get_calls()] == ["ok", "413"]
+
+    def test_413_reaches_a_client_that_goes_on_sending(self, odoo):
+        with connect(odoo) as connection:
+            connection.sendall(request_bytes(b"x" * 4000000))
+            assert only(read_all(connection)).status == 413
+
+    @pytest.mark.parametrize("path", [PATH, "/health", "/nowhere"])
+    def test_a_rejected_body_never_runs_as_the_next_request(self, odoo, path):
+        smuggled = request_bytes(b'{"smuggled": true}')
+        answers = exchange(odoo, request_bytes(smuggled, "Content-Type: text/plain", path=path, close=False)
+                           .replace(b"Content-Type: application/json\r\n", b"", 1) + request_bytes())
+        first, rest = split(answers)
+        assert first.status in (404, 405, 415)
+        assert only(rest).status == 200
+        assert odoo.get_received_heartbeats() == [HEARTBEAT]
+
+
+class TestNesting:
+    @pytest.mark.parametrize("levels", [100, 200])
+    def test_what_is_taken_can_be_read_and_written_everywhere(self, odoo, levels):
+        body = b'{"a":' * levels + b'"[{[{"' + b"}" * levels
+        assert send(odoo, "POST", PATH, body, JSON).status == 200
+        assert json.dumps(odoo.get_received_heartbeats()[0]).count("{") == levels + 2
+
+    def test_brackets_in_text_are_no_levels(self, odoo):
+        assert post(odoo, {"a": "[" * 1000 + '\\"{', "b": ["{" * 1000]}).status == 200
+
+    def test_width_is_no_depth(self, odoo):
+        assert post(odoo, {"a": [[]] * 1000}).status == 200
+
+    def test_an_unending_text_takes_no_time_to_see_through(self, odoo):
+        assert send(odoo, "POST", PATH, b"[" * 201 + b'"' + b'\\"' * 500000, JSON).status == 400
+
+
+class TestChunks:
+    @pytest.mark.parametrize("chunked", [
+        b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY),
+        b"".join(b"1\r\n%c\r\n" % byte for byte in BODY) + b"0\r\n\r\n",
+        b"%X;name=value\r\n%s\r\n000\r\nX-Trailer: 1\r\n\r\n" % (len(BODY), BODY),
+        b"%x\n%s\n0\n\n" % (len(BODY), BODY),
+    ], ids=["one", "many", "extension and trailer", "bare line feeds"])
+    def test_chunked_body_is_decoded(self, odoo, chunked):
+        request = request_bytes(chunked, "Transfer-Encoding: chunked", close=False)
+        first, rest = split(exchange(odoo, request + request_bytes()))
+        assert (first.status, only(rest).status) == (200, 200)
+        assert odoo.get_received_heartbeats() == [HEARTBEAT] * 2
+
+    def test_http_client_sends_chunks_too(self, odoo):
+        assert send(odoo, "POST", PATH, iter([BODY[:50], BODY[50:]]), JSON).status == 200
+        assert odoo.get_received_heartbeats() == [HEARTBEAT]
+
+    @pytest.mark.parametrize("chunked", [
+        b"-1\r\n", b"0x2\r\n{}\r\n0\r\n\r\n", b"2\r\n{}}\r\n0\r\n\r\n", b"g\r\n", b"\r\n", b"1_0\r\n", b"+2\r\n{}\r\n0\r\n\r\n",
+        b"FFFFFFFFF\r\n", b"2 2\r\n{}\r\n0\r\n\r\n", b"5" * 70000])
+    def test_malformed_chunks_are_400_and_the_end(self, odoo, chunked):
+        response = only(exchange(odoo, request_bytes(chunked + request_bytes(), "Transfer-Encoding: chunked", close=False)))
+        assert (response.status, response.headers["Connection"]) == (400, "close")
+        assert "chunk" in response.json()["error"]
+        assert odoo.get_received_heartbeats() == []
+
+    def test_chunks_past_a_mebibyte_are_413(self, odoo):
+        chunked = b"ffff\r\n" + b"x" * 0xFFFF + b"\r\n"
+        response = only(exchange(odoo, request_bytes(chunked * 40, "Transfer-Encoding: chunked", close=False)))
+        assert response.status == 413
+        assert [call.reply for call in odoo.get_calls()] == ["413"]
+
+    def test_a_single_huge_chunk_is_413_before_it_comes(self, odoo):
+        assert only(exchange(odoo, request_bytes(b"7fffffff\r\n", "Transfer-Encoding: chunked"))).status == 413
+
+    def test_endless_trailers_are_431(self, odoo):
+        chunked = b"2\r\n{}\r\n0\r\n" + b"X: 1\r\n" * 200 + b"\r\n"
+        assert only(exchange(odoo, request_bytes(chunked, "Transfer-Encoding: chunked"))).status == 431
+
+
+class TestExpect:
+    def test_100_is_sent_before_the_body(self, odoo):
+        head, _, body = request_bytes(BODY, "Expect: 100-continue").partition(b"\r\n\r\n")
+        with connect(odoo) as connection:
+            connection.sendall(head + b"\r\n\r\n")
+            assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            connection.sendall(body)
+            assert only(read_all(connection)).status == 200
+
+    @pytest.mark.parametrize(("lines", "path", "status"), [
+        (("Content-Length: 9999999",), PATH, 413), (("Content-Length: 10",), "/nowhere", 404), (("Content-Length: 10",), "/health", 405)])
+    def test_what_needs_no_body_is_checked_first(self, odoo, lines, path, status):
+        response = only(exchange(odoo, request_bytes(b"", "Expect: 100-Continue", *lines, path=path, close=False)))
+        assert (response.status, response.headers["Connection"]) == (status, "close")
+
+    @pytest.mark.parametrize("request_", [
+        request_bytes(b"", "Expect: 100-continue", method="GET", path="/health"),
+        request_bytes(BODY, "Expect: 100-continue", version="HTTP/1.0"),
+        request_bytes(BODY, "Expect: something-else")])
+    def test_no_100_where_none_is_due(self, odoo, request_):
+        assert only(exchange(odoo, request_)).status == 200
+
+
+class TestFraming:
+    def test_requests_share_a_connection(self, odoo):
+        connection = http.client.HTTPConnection("127.0.0.1", odoo.port, timeout=5)
+        with contextlib.closing(connection):
+            connection.connect()
+            address = connection.sock.getsockname()
+            for _ in range(3):
+                connection.request("POST", PATH, BODY, JSON)
+                assert connection.getresponse().read() == json.dumps(SUCCESS).encode()
+        assert {call.client for call in odoo.get_calls()} == {address}
+
+    def test_pipelined_requests_are_answered_in_order(self, odoo):
+        odoo.play("200, 500, 429")
+        data = exchange(odoo, request_bytes(close=False) * 2 + request_bytes())
+        statuses = []
+        while data:
+            response, data = split(data)
+            statuses.append(response.status)
+        assert statuses == [200, 500, 429]
+
+    @pytest.mark.parametrize(("version", "lines", "kept"), [
+        ("HTTP/1.1", (), True), ("HTTP/1.1", ("Connection: close",), False), ("HTTP/1.1", ("Connection: TE, Close",), False),
+        ("HTTP/1.1", ("Connection: TE", "Connection: close"), False), ("HTTP/1.1", ("Connection: closed",), True),
+        ("HTTP/1.0", (), False), ("HTTP/1.0", ("Connection: Keep-Alive",), True), ("HTTP/1.2", (), True)])
+    def test_connection_is_kept_as_http_has_it(self, odoo, version, lines, kept):
+        first, rest = split(exchange(odoo, request_bytes(BODY, *lines, version=version, close=False) + request_bytes()))
+        assert first.status == 200
+        assert bool(rest) is kept
+        assert first.headers["Connection"] == ("close" if not kept else "keep-alive" if version == "HTTP/1.0" else None)
+
+    @pytest.mark.parametrize("lines", [
+        ("Content-Length: +2",), ("Content-Length: 1_0",), ("Content-Length: -1",), ("Content-Length: \xb2",), ("Content-Length: 0x2",),
+        ("Content-Length:",), ("Content-Length: 2 2",), ("Content-Length: 2", "Content-Length: 3"), ("Content-Length: 2, 3",),
+        ("Content-Length: 2", "Transfer-Encoding: chunked"), ("Transfer-Encoding: chunked", "Content-Length: 2"),
+        ("Content-Length: 2", "No colon"), ("Content-Length: 2", "Space : before"), ("Content-Length: 2", " folded"),
+        ("Content-Length: 2", "Nul: \0"), ("Content-Length: 2", "Cr: a\rb"), ("Content-Length: 2", ": nameless")],
+        ids=lambda lines: "; ".join(lines))
+    def test_malformed_headers_are_400_and_the_end(self, odoo, lines):
+        response = only(exchange(odoo, request_bytes(b"{}" + request_bytes(), *lines, close=False)))
+        assert (response.status, response.headers["Connection"]) == (400, "close")
+        assert response.json()["error"]
+        assert odoo.get_call_count() == 0
+
+    def test_content_length_may_be_repeated(self, odoo):
+        assert only(exchange(odoo, request_bytes(b"{}", "Content-Length: 2", "Content-Length: 2"))).status == 200
+
+    @pytest.mark.parametrize("length", ["9" * 13, "9" * 5000])
+    def test_an_astronomic_content_length_is_413(self, odoo, length):
+        assert only(exchange(odoo, request_bytes(b"", "Content-Length: " + length))).status == 413
+
+    @pytest.mark.parametrize(("data", "status"), [
+        (b"GET /health\r\n\r\n", 400), (b"GET  /health HTTP/1.1\r\n\r\n", 400), (b"GET /health HTTP/1.1 \r\n\r\n", 400),
+        (b"GET /health http/1.1\r\n\r\n", 400), (b"GET /he alth HTTP/1.1\r\n\r\n", 400), (b"\0\0\0\0\r\n\r\n", 400), (b"hello\n\n", 400),
+        (b"GET /health HTTP/11\r\n\r\n", 400), (b"G@T /health HTTP/1.1\r\n\r\n", 400), (b"\x16\x03\x01\x02\x00\x01\x00", 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505), (b"GET /health HTTP/3.0\r\n\r\n", 505),
+        (b"GET /health HTTP/1.1\r\n" + b"X: 1\r\n" * 101 + b"\r\n", 431), (b"GET /health HTTP/1.1\r\nX: " + b"x" * 70000 + b"\r\n\r\n", 431),
+        (b"GET /" + b"x" * 70000 + b" HTTP/1.1\r\n\r\n", 431), (b"x" * 70000, 431),
+        (request_bytes(BODY, "Transfer-Encoding: gzip, chunked"), 501), (request_bytes(BODY, "Transfer-Encoding: chunked", version="HTTP/1.0"), 400),
+    ], ids=lambda value: repr(value[:25]) if isinstance(value, bytes) else None)
+    def test_what_is_no_request_gets_a_status_line_and_json(self, odoo, data, status):
+        response = only(exchange(odoo, data))
+        assert (response.status, response.headers["Connection"]) == (status, "close")
+        assert response.headers["Content-Type"] == "application/json"
+        assert list(response.json()) == ["error"]
+        assert odoo.get_call_count() == 0
+
+    def test_a_hundred_headers_are_fine(self, odoo):
+        assert only(exchange(odoo, b"GET /health HTTP/1.1\r\nConnection: close\r\n" + b"X: 1\r\n" * 99 + b"\r\n")).status == 200
+
+    def test_bare_line_feeds_and_leading_blank_lines_are_fine(self, odoo):
+        assert only(exchange(odoo, b"\r\n\n\r\n" + request_bytes(b"").replace(b"\r\n", b"\n").replace(b"0\n", b"2\n", 1) + b"{}")).status == 200
+
+    def test_a_request_may_come_byte_by_byte(self, odoo):
+        with connect(odoo) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for byte in request_bytes():
+                connection.sendall(bytes([byte]))
+            assert only(read_all(connection)).status == 200
+
+    def test_every_reply_has_a_date_and_is_written_at_once(self, odoo):
+        response = post(odoo)
+        assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", response.headers["Date"])
+        assert mock_odoo.Handler.disable_nagle_algorithm
+
+    def test_a_bug_answers_500_and_is_logged(self, fresh, caplog):
+        class Buggy(MockOdooServer):
+            def make_success(self, payload):
+                return payload["missing"]
+
+        server = fresh(cls=Buggy)
+        response = post(server)
+        assert (response.status, list(response.json())) == (500, ["error"])
+        assert "KeyError: 'missing'" in caplog.text
+        assert caplog.records[0].name == "mock_odoo"
+        assert server.get_call_count() == 1
+
+    def test_rude_clients_leave_no_trace_in_the_log(self, fresh, caplog, capfd):
+        server = fresh()
+        for data in (b"", b"\x00", b"POST", request_bytes()[:-5], request_bytes(), b"\x16\x03"):
+            connection = connect(server)
+            connection.sendall(data)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+        server.stop()
+        assert caplog.records == []
+        assert capfd.readouterr() == ("", "")
+
+
+# ------------------------------------------------------------------------------------------
+# Faults, as clients see them
+# ------------------------------------------------------------------------------------------
+
+
+def drain(connection):
+    """What comes until the connection ends, and how it ends: "FIN" or "RST"."""
+    data = b""
+    try:
+        while True:
+            more = connection.recv(65536)
+            if not more:
+                return data, "FIN"
+            data += more
+    except ConnectionResetError:
+        return data, "RST"
+
+
+class TestFaults:
+    @pytest.mark.parametrize(("fault", "error"), [
+        ("reset", ConnectionResetError), ("close", http.client.RemoteDisconnected), ("truncate", http.client.IncompleteRead),
+        ("garbage", http.client.BadStatusLine)])
+    def test_http_client_raises_what_the_real_fault_would(self, odoo, fault, error):
+        odoo.play(fault)
+        with pytest.raises(error) as caught:
+            post(odoo)
+        assert type(caught.value) is error
+        assert post(odoo).status == 200
+        assert [(call.reply, call.accepted, call.payload) for call in odoo.get_calls()] == [
+            (fault, False, HEARTBEAT), ("ok", True, HEARTBEAT)]
+
+    @pytest.mark.parametrize("fault", ["reset", "close", "truncate", "garbage"])
+    def test_the_end_is_the_same_every_time(self, odoo, fault):
+        odoo.play(f"{fault}*40")
+        ends = set()
+        for number in range(40):
+            with connect(odoo) as connection:
+                # Every other time, more bytes wait to be read, which turns a careless close into a reset.
+                connection.sendall(request_bytes(close=False) * (1 + number % 2))
+                ends.add(drain(connection)[1])
+        assert ends == {"RST" if fault == "reset" else "FIN"}
+
+    def test_close_and_reset_send_not_one_byte(self, odoo):
+        odoo.play("close, reset")
+        for _ in range(2):
+            with connect(odoo) as connection:
+                connection.sendall(request_bytes())
+                assert drain(connection)[0] == b""
+
+    def test_truncate_sends_the_headers_and_half_of_the_body(self, odoo):
+        odoo.play("truncate")
+        with connect(odoo) as connection:
+            connection.sendall(request_bytes(close=False))
+            data, end = drain(connection)
+        head, _, body = data.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"Content-Length: 49" in head
+        assert (body, end) == (b'{"status": "ok", "messag', "FIN")
+
+    def test_stall_times_out_and_holds_the_connection_open(self, odoo):
+        odoo.play("stall")
+        with connect(odoo, timeout=0.05) as connection:
+            connection.sendall(request_bytes())
+            with pytest.raises(socket.timeout):
+                connection.recv(1)
+        assert post(odoo).status == 200
+        assert [call.reply for call in odoo.get_calls()] == ["stall", "ok"]
+
+    def test_drip_passes_a_time_out_per_read_and_takes_its_time(self, odoo, monkeypatch):
+        pauses = []
+
+        monkeypatch.setattr(mock_odoo.Handler, "pause", lambda self, seconds: pauses.append(seconds) or True)
+        odoo.play("drip")
+        with connect(odoo) as connection:
+            connection.sendall(request_bytes())
+            data = read_all(connection)
+        assert only(data).json() == SUCCESS
+        assert pauses == [0.1] * len(data)
+        assert sum(pauses) > 5
+        assert odoo.get_received_heartbeats() == [HEARTBEAT]
+
+    def test_drip_comes_byte_by_byte(self, odoo):
+        odoo.play("drip")
+        with connect(odoo, timeout=0.5) as connection:
+            connection.sendall(request_bytes())
+            assert [connection.recv(65536) for _ in range(3)] == [b"H", b"T", b"T"]
+
+    def test_html_is_200_with_a_page(self, odoo):
+        odoo.play("html")
+        response = post(odoo)
+        assert (response.status, response.headers.get_content_type()) == (200, "text/html")
+        assert response.body.startswith(b"<!DOCTYPE html>")
+        with pytest.raises(ValueError, match="Expecting value"):
+            response.json()
+        assert odoo.get_received_heartbeats() == []
+
+    def test_login_is_303_to_the_login_page(self, odoo):
+        odoo.play("login")
+        response = post(odoo)
+        assert (response.status, response.headers["Location"], response.body) == (303, "/web/login", b"")
+
+    @pytest.mark.parametrize("fault", ["reset", "close", "truncate", "garbage", "stall"])
+    def test_a_fault_can_be_late(self, odoo, fault):
+        odoo.play(f"{fault}@20ms")
+        with pytest.raises((OSError, http.client.HTTPException)):
+            post(odoo, timeout=0.01)
+        with connect(odoo) as connection:
+            odoo.play(f"{fault}@60s")
+            connection.sendall(request_bytes())
+            odoo.wait_for_calls(2)
+            odoo.reset()
+            assert drain(connection)[1] == ("RST" if fault == "reset" else "FIN")
+
+    def test_delay_holds_the_reply_back(self, odoo):
+        odoo.play("ok@50ms")
+        began = time.monotonic()
+        assert post(odoo).status == 200
+        assert time.monotonic() - began >= 0.05
+
+    def test_delay_of_one_holds_up_nobody_else(self, odoo):
+        odoo.play("ok@60s")
+        slow = in_background(post, odoo)
+        odoo.wait_for_calls(1)
+        assert post(odoo).status == 200
+        assert slow.is_alive()
+
+
+class TestLettingGo:
+    """A reply that is delayed, stalled or dripping ends at once on reset, stop, down, and when its client leaves."""
+
+    SLOW = ("ok@60s", "503@60s", "stall", "stall@60s", "drip", "reset@60s")
+
+    @pytest.mark.parametrize("script", SLOW)
+    @pytest.mark.parametrize("end", [MockOdooServer.stop, MockOdooServer.down], ids=["stop", "down"])
+    def test_stop_and_down_cut_it(self, fresh, new_threads, script, end):
+        server = fresh()
+        server.play(f"{script}*3")
+        clients = [in_background(post, server, HEARTBEAT, 60) for _ in range(3)]
+        server.wait_for_calls(3)
+        end(server)
+        for client in clients:
+            assert isinstance(client.result(), (OSError, http.client.HTTPException))
+        server.stop()
+        assert new_threads() == []
+
+    @pytest.mark.parametrize(("script", "outcome"), [
+        ("ok@60s", 200), ("503@60s", 503), ("drip", 200), ("html@60s", 200),
+        ("stall", http.client.RemoteDisconnected), ("stall@60s", http.client.RemoteDisconnected), ("reset@60s", ConnectionResetError)])
+    def test_reset_sends_what_is_left_at_once(self, odoo, script, outcome):
+        odoo.play(script)
+        client = in_background(post, odoo, HEARTBEAT, 60)
+        odoo.wait_for_calls(1)
+        odoo.reset()
+        result = client.result()
+        assert (result.status if isinstance(outcome, int) else type(result)) == outcome
+        assert odoo.get_call_count() == 0
+
+    @pytest.mark.parametrize("script", SLOW)
+    def test_a_client_that_leaves_ends_it(self, fresh, new_threads, script):
+        server = fresh()
+        server.play(f"{script}*")
+        with connect(server) as connection:
+            connection.sendall(request_bytes(close=False))
+            server.wait_for_calls(1)
+            (thread,) = [thread for thread in new_threads() if thread.name.endswith("connection")]
+            assert thread.is_alive()
+        thread.join(5)
+        assert not thread.is_alive()
+
+    @pytest.mark.skipif(not hasattr(mock_odoo.select, "POLLRDHUP"), reason="elsewhere, bytes look like leaving")
+    def test_a_client_that_sends_more_has_not_left(self, fresh):
+        server = fresh()
+        server.play("ok@60s")
+        with connect(server, timeout=0.05) as connection:
+            connection.sendall(request_bytes(close=False))
+            server.wait_for_calls(1)
+            connection.sendall(request_bytes())
+            with pytest.raises(socket.timeout):
+                connection.recv(1)
+
+    def test_a_new_reply_is_not_let_go_by_an_old_reset(self, odoo):
+        odoo.play("stall")
+        first = in_background(post, odoo)
+        odoo.wait_for_calls(1)
+        odoo.reset()
+        odoo.play("stall")
+        with connect(odoo, timeout=0.05) as connection:
+            connection.sendall(request_bytes())
+            with pytest.raises(socket.timeout):
+                connection.recv(1)
+        assert isinstance(first.result(), http.client.RemoteDisconnected)
+
+    def test_without_poll_it_works_by_select(self, fresh, monkeypatch):
+        monkeypatch.delattr(mock_odoo.select, "poll", raising=False)
+        server = fresh()
+        server.play("ok@20ms, stall, stall")
+        assert post(server).status == 200
+        client = in_background(post, server)
+        server.wait_for_calls(2)
+        server.reset()
+        assert isinstance(client.result(), http.client.RemoteDisconnected)
+
+
+# ------------------------------------------------------------------------------------------
+# Rooms 5 and 6: lifecycle, outages, TLS, load
+# ------------------------------------------------------------------------------------------
+
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+
+on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+
+
+class TestLifecycle:
+    def test_constructing_binds_nothing(self):
+        assert MockOdooServer(port=0).port == 0
+        with MockOdooServer(port=0) as server:
+            MockOdooServer(port=server.port)
+
+    def test_free_port_is_told_and_kept_over_a_restart(self, fresh):
+        server = fresh()
+        port = server.port
+        assert port > 0
+        assert server.heartbeat_url == f"http://127.0.0.1:{port}{PATH}"
+        server.stop()
+        server.start()
+        assert server.port == port
+        assert post(server).status == 200
+
+    def test_busy_port_is_an_oserror_with_a_way_out(self, odoo):
+        other = MockOdooServer(port=odoo.port)
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1, port {odoo.port}: .*; .*port=0") as caught:
+            other.start()
+        assert caught.value.errno == errno.EADDRINUSE
+        assert not other.is_running
+        other.stop()
+        assert post(odoo).status == 200
+
+    def test_a_foreign_address_is_an_oserror_with_a_way_out(self):
+        with pytest.raises(OSError, match="cannot listen on 192.0.2.1, port 0: .*; host must be an address of this machine"):
+            MockOdooServer(port=0, host="192.0.2.1").start()
+
+    def test_a_port_can_be_had_after_it_was_busy(self, fresh):
+        first = fresh()
+        second = MockOdooServer(port=first.port)
+        with pytest.raises(OSError, match="cannot listen"):
+            second.start()
+        first.stop()
+        with second:
+            assert post(second).status == 200
+
+    def test_second_start_names_the_address_and_the_way_out(self, odoo):
+        with pytest.raises(RuntimeError, match=f"already running at {re.escape(odoo.url)}; call stop\\(\\) first"):
+            odoo.start()
+
+    def test_stop_is_harmless_when_not_running(self):
+        server = MockOdooServer(port=0)
+        server.stop()
+        server.start()
+        server.stop()
+        server.stop()
+        assert not server.is_running
+
+    def test_is_running_tells(self, fresh):
+        server = fresh()
+        states = [server.is_running]
+        server.down()
+        states.append(server.is_running)
+        server.stop()
+        states.append(server.is_running)
+        assert states == [True, True, False]
+        assert " stopped, " in repr(server)
+
+    def test_with_block_stops_after_an_exception(self):
+        with pytest.raises(KeyError), MockOdooServer(port=0) as server:
+            raise KeyError
+        assert refused(server)
+
+    @pytest.mark.parametrize(("host", "advertised"), [
+        ("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("", "127.0.0.1"), ("localhost", "127.0.0.1"), ("::1", "[::1]"), ("::", "[::1]")])
+    def test_url_leads_there_whatever_the_host(self, fresh, host, advertised):
+        if ":" in host and not socket.has_ipv6:
+            pytest.skip("no IPv6")
+        server = fresh(host=host)
+        assert server.url == f"http://{advertised}:{server.port}"
+        with urllib.request.urlopen(server.url + "/health", timeout=5) as response:
+            assert json.load(response) == {"status": "ok"}
+
+    def test_client_address_has_two_parts_in_ipv6_too(self, fresh):
+        server = fresh(host="::1")
+        with urllib.request.urlopen(urllib.request.Request(server.heartbeat_url, BODY, JSON), timeout=5):
+            assert [len(call.client) for call in server.get_calls()] == [2]
+
+    @pytest.mark.parametrize(("kwargs", "error", "complaint"), [
+        ({"port": -1}, ValueError, "port must be a whole number from 0 to 65535, not -1"), ({"port": 65536}, ValueError, "not 65536"),
+        ({"port": "8069"}, TypeError, "not '8069'"), ({"port": True}, TypeError, "not True"), ({"host": None}, TypeError, "host must be text"),
+        ({"max_calls": 0}, ValueError, "max_calls must be a whole number, 1 or more, not 0"), ({"max_calls": "9"}, TypeError, "max_calls"),
+        ({"strict": 1}, TypeError, "strict must be True or False"), ({"ssl_context": "cert.pem"}, TypeError, "ssl_context must be an ssl"),
+        ({"control": "yes"}, TypeError, "control must be True or False")])
+    def test_bad_arguments_are_named(self, kwargs, error, complaint):
+        with pytest.raises(error, match=re.escape(complaint)):
+            MockOdooServer(**kwargs)
+
+    def test_start_asks_no_dns(self, fresh, monkeypatch):
+        def slow(*args):
+            raise AssertionError("DNS was asked")
+
+        for name in ("getfqdn", "gethostbyaddr", "gethostname", "getnameinfo"):
+            monkeypatch.setattr(socket, name, slow)
+        assert post(fresh()).status == 200
+
+    def test_a_default_time_out_of_sockets_does_not_matter(self, fresh):
+        socket.setdefaulttimeout(0.02)
+        try:
+            server = fresh()
+            server.play("ok@50ms")
+            with connect(server) as connection:
+                connection.sendall(request_bytes())
+                assert only(read_all(connection)).status == 200
+        finally:
+            socket.setdefaulttimeout(None)
+
+    def test_stop_cuts_idle_and_half_sent_requests(self, fresh, new_threads):
+        server = fresh()
+        with contextlib.ExitStack() as stack:
+            idle, half, silent = (stack.enter_context(connect(server)) for _ in range(3))
+            idle.sendall(request_bytes(close=False))
+            assert idle.recv(65536)
+            half.sendall(request_bytes()[:-10])
+            server.stop()
+            assert new_threads() == []
+            for connection in (idle, half, silent):
+                assert drain(connection)[0] == b""
+        assert refused(server)
+
+    def test_stop_cuts_a_client_that_does_not_read(self, fresh, new_threads):
+        server = fresh()
+        server.play(Reply(200, b"x" * 50000000))
+        with connect(server) as connection:
+            connection.sendall(request_bytes())
+            server.wait_for_calls(1)
+            server.stop()
+            assert new_threads() == []
+
+    def test_stop_ends_hundreds_of_slow_clients(self, fresh, new_threads):
+        server = fresh()
+        server.play("stall*200, ok@60s*")
+        with contextlib.ExitStack() as stack:
+            for number in range(400):
+                connection = stack.enter_context(connect(server))
+                connection.sendall(request_bytes() if number % 4 else request_bytes()[:-1])
+            server.wait_for_calls(300, timeout=30)
+            server.stop()
+            assert new_threads() == []
+        assert refused(server)
+
+    def test_stop_in_many_threads_is_true_in_each(self, fresh, new_threads):
+        server = fresh()
+        server.play("stall*")
+        clients = [in_background(post, server) for _ in range(20)]
+        server.wait_for_calls(20)
+
+        def stop():
+            server.stop()
+            return new_threads()
+
+        assert [thread.result() for thread in [in_background(stop) for _ in range(5)]] == [[]] * 5
+        for client in clients:
+            client.result()
+
+    @on_linux
+    def test_nothing_is_left_over_hundreds_of_cycles(self, new_threads):
+        server = MockOdooServer(port=0)
+        connections = []
+        for cycle in range(300):
+            server.start()
+            if cycle == 10:
+                before = descriptors()
+            connection = connect(server)
+            connection.sendall(request_bytes()[:cycle])
+            if cycle % 3 == 0:
+                server.down()
+            server.stop()
+            connection.close()
+        assert descriptors() <= before + 1
+        assert new_threads() == []
+        assert connections == []
+
+    @on_linux
+    def test_finished_connections_leave_no_thread_and_no_descriptor(self, fresh):
+        server = fresh()
+        post(server)
+        before = descriptors()
+        for _ in range(200):
+            assert post(server).status == 200
+        server.stop()
+        assert descriptors() <= before
+        assert len(server._listener._connections) == 0
+
+    def test_an_abandoned_server_lets_its_process_end(self):
+        code = "import mock_odoo; server = mock_odoo.MockOdooServer(port=0); server.start(); print(server.port)"
+        done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=30, check=True,
+                              cwd=str(pathlib.Path(mock_odoo.__file__).parent))
+        assert int(done.stdout) > 0
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+    @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+    def test_a_forked_child_does_not_hold_the_port(self, fresh):
+        server = fresh()
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(writing)
+            os.read(reading, 1)  # until the parent is done
+            os._exit(0)
+        os.close(reading)
+        server.stop()
+        try:
+            assert refused(server)
+            server.start()
+            assert post(server).status == 200
+        finally:
+            os.close(writing)
+            os.waitpid(child, 0)
+
+    def test_out_of_descriptors_it_waits_and_goes_on(self, fresh, monkeypatch):
+        server = fresh()
+        accept, failures = mock_odoo.Listener.get_request, []
+
+        def starved(self):
+            if len(failures) < 2:
+                failures.append(1)
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return accept(self)
+
+        monkeypatch.setattr(mock_odoo.Listener, "get_request", starved)
+        assert post(server).status == 200
+        assert len(failures) == 2
+
+    def test_out_of_threads_it_drops_the_connection_and_goes_on(self, fresh, monkeypatch):
+        server = fresh()
+
+        def no_more(self):
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_more)
+            with connect(server) as connection:
+                assert drain(connection)[0] == b""
+        assert post(server).status == 200
+
+
+class TestOutage:
+    def test_down_refuses_and_cuts_and_up_ends_it(self, fresh):
+        server = fresh()
+        with connect(server) as idle:
+            idle.sendall(request_bytes(close=False))
+            assert idle.recv(65536)
+            server.down()
+            assert drain(idle)[0] == b""
+        assert refused(server)
+        assert " down, " in repr(server)
+        server.up()
+        assert post(server).status == 200
+        assert server.get_call_count() == 2
+
+    def test_the_port_stays_ours(self, fresh):
+        server = fresh()
+        server.down()
+        for reuse in (0, 1):
+            with socket.socket() as thief:
+                thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+                with pytest.raises(OSError):  # which one is the system's business
+                    thief.bind(("127.0.0.1", server.port))
+        with pytest.raises(OSError, match="cannot listen"):
+            MockOdooServer(port=server.port).start()
+        server.up()
+        assert post(server).status == 200
+
+    def test_down_and_up_are_idempotent(self, fresh):
+        server = fresh()
+        server.up()
+        server.down()
+        server.down()
+        assert refused(server)
+        server.up()
+        server.up()
+        assert post(server).status == 200
+
+    def test_it_comes_back_by_itself(self, fresh):
+        server = fresh()
+        server.down(seconds=0.05)
+        assert refused(server)
+        while refused(server):
+            pass
+        assert post(server).status == 200
+
+    def test_the_last_word_on_its_length_counts(self, fresh, new_threads):
+        server = fresh()
+        server.down(seconds=60)
+        server.down()
+        assert new_threads() == []
+        server.down(seconds=60)
+        server.up()
+        assert post(server).status == 200
+        server.down(seconds=60)
+        server.down(seconds=0)
+        assert post(server).status == 200
+
+    @pytest.mark.parametrize("seconds", [None, 60])
+    def test_stop_works_from_there(self, fresh, new_threads, seconds):
+        server = fresh()
+        server.down(seconds)
+        server.stop()
+        assert new_threads() == []
+        assert not server.is_running
+        server.start()
+        assert post(server).status == 200
+
+    def test_start_during_it_is_refused(self, fresh):
+        server = fresh()
+        server.down()
+        with pytest.raises(RuntimeError, match="already running"):
+            server.start()
+
+    def test_reset_ends_it(self, fresh):
+        server = fresh()
+        server.down()
+        server.reset()
+        assert post(server).status == 200
+
+    def test_script_goes_on_after_it(self, fresh):
+        server = fresh()
+        server.play("503*2, 429")
+        assert post(server).status == 503
+        server.down()
+        server.up()
+        assert [post(server).status for _ in range(3)] == [503, 429, 200]
+
+    @pytest.mark.parametrize("call", [MockOdooServer.down, MockOdooServer.up], ids=["down", "up"])
+    def test_a_stopped_server_has_none(self, call):
+        with pytest.raises(RuntimeError, match="not running; call start\\(\\) first"):
+            call(MockOdooServer(port=0))
+
+    @pytest.mark.parametrize(("seconds", "error"), [(-1, ValueError), ("5", TypeError), (float("inf"), ValueError)])
+    def test_bad_time_is_named_and_changes_nothing(self, odoo, seconds, error):
+        with pytest.raises(error, match="seconds must be"):
+            odoo.down(seconds)
+        assert post(odoo).status == 200
+
+    def test_a_port_that_is_lost_meanwhile_is_logged(self, fresh, monkeypatch, caplog):
+        server = fresh()
+
+        def taken(self):
+            raise OSError(errno.EADDRINUSE, "taken")
+
+        monkeypatch.setattr(mock_odoo.Listener, "server_activate", taken)
+        server.down(seconds=0.001)
+        server._listener._acceptor.join(5)
+        assert f"port {server.port} was taken during the outage" in caplog.text
+        server.stop()
+
+
+class TestWindows:
+    """What Windows does otherwise, as far as that can be tried elsewhere."""
+
+    @pytest.fixture
+    def options(self, monkeypatch):
+        """The options that are set on listening sockets, by a system that knows exclusive addresses."""
+        seen = []
+        real = socket.socket.setsockopt
+
+        def setsockopt(self, level, option, value):
+            seen.append((option, value))
+            if option != -5:
+                real(self, level, option, value)
+
+        monkeypatch.setattr(mock_odoo, "EXCLUSIVE", -5)
+        monkeypatch.setattr(socket.socket, "setsockopt", setsockopt)
+        return seen
+
+    def test_port_is_exclusive_and_never_reused(self, fresh, options):
+        server = fresh()
+        server.down()
+        server.up()
+        assert options == [(-5, 1)] * 3
+
+    def test_a_reader_that_shutdown_does_not_wake_loses_its_socket(self, fresh, options, new_threads):
+        server = fresh()
+        server.play("stall*")
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(connect(server)) for _ in range(4)]
+            for number, client in enumerate(clients):
+                client.sendall(request_bytes()[:10 if number % 2 else None])
+            server.wait_for_calls(2)
+            server.stop()
+            assert new_threads() == []
+            for client in clients:
+                drain(client)
+
+    def test_a_paused_reply_of_a_lost_socket_ends(self, fresh):
+        server = fresh()
+        dead = socket.socket()
+        dead.close()
+        assert server._listener.pause(dead, 60, since=0) is False
+
+
+CERTIFICATE = """
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgZcmTjF+UIIrZJEy9
+Y9tDyezdehSATwBXpF1NwWmPJJuhRANCAAQAH1F0N8CcKKyamCnvCNAc8103VDlI
+nGPdlHSYq7G8u3vEHwD+YP8UlfMCqMfsL8bjqfNpvO6sC6XRYx9DIBW2
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBmzCCAUGgAwIBAgIUW2JVRSLnB9sYWs4l9krA9rNMgbYwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyMjE4MTE0NVoYDzIxMjYxMDI5
+MTgxMTQ1WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAAQAH1F0N8CcKKyamCnvCNAc8103VDlInGPdlHSYq7G8u3vEHwD+YP8U
+lfMCqMfsL8bjqfNpvO6sC6XRYx9DIBW2o28wbTAdBgNVHQ4EFgQUVrcaDXHshW5U
+gZ/HhpHHY+m+jaIwHwYDVR0jBBgwFoAUVrcaDXHshW5UgZ/HhpHHY+m+jaIwDwYD
+VR0TAQH/BAUwAwEB/zAaBgNVHREEEzARgglsb2NhbGhvc3SHBH8AAAEwCgYIKoZI
+zj0EAwIDSAAwRQIhAM9L5pa1U/7M2AeDAFAh64e9qNRwvB2CvlchyDVNNDifAiAv
+Pvco9zD7p4p3vk/2v7u7/kkajaE1Ss3grVu8UIVqog==
+-----END CERTIFICATE-----
+"""  # for localhost and 127.0.0.1, signed by itself, worth nothing
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tls") / "localhost.pem"
+    path.write_text(CERTIFICATE)
+    return str(path)
+
+
+class TestTLS:
+    @pytest.fixture
+    def secure(self, fresh, certificate):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        return fresh(ssl_context=context)
+
+    @pytest.fixture
+    def trusting(self, certificate):
+        return ssl.create_default_context(cafile=certificate)
+
+    def post(self, server, context, timeout=5):
+        connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=timeout, context=context)
+        with contextlib.closing(connection):
+            connection.request("POST", PATH, BODY, JSON)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read().decode())
+
+    def test_heartbeats_go_over_tls(self, secure, trusting):
+        assert secure.url == f"https://127.0.0.1:{secure.port}"
+        assert self.post(secure, trusting) == (200, SUCCESS)
+        assert secure.get_received_heartbeats() == [HEARTBEAT]
+
+    def test_a_silent_client_keeps_nobody_waiting(self, secure, trusting, new_threads):
+        with connect(secure):
+            assert self.post(secure, trusting) == (200, SUCCESS)
+            secure.stop()
+            assert new_threads() == []
+
+    def test_a_client_without_tls_is_turned_away(self, secure, trusting, caplog):
+        with connect(secure) as connection:
+            connection.sendall(request_bytes())
+            assert b"HTTP" not in drain(connection)[0]
+        assert self.post(secure, trusting) == (200, SUCCESS)
+        assert caplog.records == []
+
+    def test_an_untrusting_client_leaves_no_trace(self, secure, trusting, caplog):
+        with pytest.raises(ssl.SSLError):
+            self.post(secure, ssl.create_default_context())
+        assert self.post(secure, trusting) == (200, SUCCESS)
+        assert caplog.records == []
+
+    @pytest.mark.parametrize(("fault", "errors"), [
+        ("reset", ConnectionResetError), ("close", (http.client.RemoteDisconnected, ssl.SSLError)),
+        ("truncate", (http.client.IncompleteRead, ssl.SSLError)), ("garbage", http.client.BadStatusLine), ("stall", socket.timeout)])
+    def test_faults_are_as_real(self, secure, trusting, fault, errors):
+        secure.play(fault)
+        with pytest.raises(errors):
+            self.post(secure, trusting, timeout=0.1 if fault == "stall" else 5)
+        assert self.post(secure, trusting) == (200, SUCCESS)
+
+    @pytest.mark.parametrize("script", ["ok@60s", "stall", "drip"])
+    def test_slow_replies_are_let_go(self, secure, trusting, new_threads, script):
+        for end in (secure.reset, secure.down, secure.stop):
+            secure.reset()
+            secure.play(f"{script}*")
+            client = in_background(self.post, secure, trusting, 60)
+            secure.wait_for_calls(1)
+            end()
+            client.result()
+        assert new_threads() == []
+
+    def test_outage_and_return(self, secure, trusting):
+        secure.down()
+        assert refused(secure)
+        secure.up()
+        assert self.post(secure, trusting) == (200, SUCCESS)
+
+
+class TestLoad:
+    def test_exactly_so_many_fail_among_fifty_at_once(self, odoo):
+        odoo.set_failure_count(25)
+        barrier = threading.Barrier(50)
+
+        def client(number):
+            barrier.wait(5)
+            return post(odoo, {"number": number}).status
+
+        statuses = [thread.result() for thread in [in_background(client, number) for number in range(50)]]
+        assert (statuses.count(503), statuses.count(200)) == (25, 25)
+        accepted = {number for number, status in enumerate(statuses) if status == 200}
+        assert {heartbeat["number"] for heartbeat in odoo.get_received_heartbeats()} == accepted
+
+    def test_call_n_got_reply_n(self, odoo):
+        odoo.play("200, 429, 500, 503", loop=True)
+        answers = [thread.result() for thread in [in_background(lambda n: (n, post(odoo, {"n": n}).status), n) for n in range(40)]]
+        by_call = {call.payload["n"]: (call.number, call.reply) for call in odoo.get_calls()}
+        for n, status in answers:
+            number, reply = by_call[n]
+            assert reply == ["503", "ok", "429", "500"][number % 4]
+            assert status == {"ok": 200}.get(reply) or status == int(reply)
+
+    def test_a_thousand_clients_in_the_same_instant(self, fresh):
+        server = fresh()
+        with contextlib.ExitStack() as stack:
+            clients = []
+            for _ in range(1000):
+                client = stack.enter_context(contextlib.closing(socket.socket()))
+                client.settimeout(30)
+                clients.append(client)
+            for client in clients:
+                client.connect(("127.0.0.1", server.port))
+            for client in clients:
+                client.sendall(request_bytes())
+            assert [only(read_all(client)).status for client in clients] == [200] * 1000
+        assert server.get_call_count() == len(server.get_received_heartbeats()) == 1000
+
+    def test_everything_may_be_called_at_any_time(self, fresh, caplog):
+        server = fresh(max_calls=50)
+        ended = threading.Event()
+
+        def client():
+            while not ended.is_set():
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    post(server, timeout=5)
+
+        clients = [in_background(client) for _ in range(6)]
+        for number in range(40):
+            server.play("503*2, reset, ok@1ms, close, stall", loop=True)
+            server.wait_for_calls(1)
+            server.set_failure_count(number)
+            server.set_permanent_failure(number % 2 == 0)
+            repr(server), server.get_received_heartbeats(), server.get_intervals(), server.script
+            server.set_success()
+            server.reset()
+            if number % 8 == 0:
+                server.down()
+                server.up()
+            if number % 10 == 0:
+                server.stop()
+                server.start()
+        ended.set()
+        server.stop()
+        for thread in clients:
+            thread.result()
+        assert caplog.records == []
+
+    def test_a_hundred_thousand_heartbeats_fit_into_memory(self):
+        tracemalloc = pytest.importorskip("tracemalloc")
+        scenario = mock_odoo.Scenario(None, None)
+        head = mock_odoo.Head(request_bytes(b""))
+        tracemalloc.start()
+        try:
+            for _ in range(10000):
+                request = mock_odoo.Request(head, ("127.0.0.1", 50000))
+                request.body = bytes(bytearray(BODY))
+                scenario.take(request)
+            size = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert size / 10000 < 1500  # bytes for each, so 150 MB for a hundred thousand
+
+
+# ------------------------------------------------------------------------------------------
+# Room 7: the control API
+# ------------------------------------------------------------------------------------------
+
+
+def control(server, method, path, body=None, **headers):
+    """One request to the control API: status and JSON."""
+    given = {} if method == "GET" else {"Content-Type": "application/json"}
+    given.update((name.replace("_", "-"), value) for name, value in headers.items())
+    response = send(server, method, "/_mock/" + path, None if body is None else json.dumps(body), given)
+    return response.status, response.json()
+
+
+class TestControl:
+    @pytest.fixture
+    def steered(self, fresh):
+        return fresh(control=True)
+
+    def test_state_tells_all_there_is_to_know(self, steered):
+        steered.play("503, ok, 429*2", loop=True)
+        post(steered, {"n": 1})
+        post(steered, {"n": 2})
+        assert control(steered, "GET", "state") == (200, {
+            "service": "Odoo", "heartbeat_url": steered.heartbeat_url, "script": "429*2, 503, ok", "loop": True,
+            "call_count": 2, "heartbeat_count": 1, "last_heartbeat": {"n": 2}})
+
+    def test_state_before_anything_came(self, steered):
+        status, state = control(steered, "GET", "state")
+        assert (status, state["call_count"], state["last_heartbeat"]) == (200, 0, None)
+
+    def test_calls_come_with_all_their_fields(self, steered):
+        post(steered)
+        send(steered, "POST", PATH, "{", JSON)
+        status, answer = control(steered, "GET", "calls")
+        first, second = answer["calls"]
+        assert status == 200
+        assert (first["number"], first["reply"], first["accepted"], first["payload"]) == (1, "ok", True, HEARTBEAT)
+        assert (first["client"][0], first["headers"]["Content-Type"]) == ("127.0.0.1", "application/json")
+        assert first["received_at"] == steered.get_calls()[0].received_at
+        assert (second["reply"], second["payload"], second["body"]) == ("400", None, "{")
+
+    def test_calls_since(self, steered):
+        for n in range(3):
+            post(steered, {"n": n})
+        assert [call["number"] for call in control(steered, "GET", "calls?since=1")[1]["calls"]] == [2, 3]
+        assert control(steered, "GET", "calls?since=3") == (200, {"calls": []})
+
+    def test_script_is_played(self, steered):
+        status, state = control(steered, "PUT", "script", {"script": "503*3", "loop": False})
+        assert (status, state["script"], state["loop"]) == (200, "503*3", False)
+        assert [post(steered).status for _ in range(4)] == [503, 503, 503, 200]
+        assert control(steered, "PUT", "script", {"script": ["ok", "503*2"], "loop": True})[1]["script"] == "ok, 503*2"
+
+    @pytest.mark.parametrize(("path", "body", "call"), [
+        ("script", {"script": "50x"}, lambda server: server.play("50x")),
+        ("script", {"script": 503}, lambda server: server.play(503)),
+        ("script", {}, lambda server: server.play(None)),
+        ("script", {"script": "ok", "loop": "yes"}, lambda server: server.play("ok", "yes")),
+        ("down", {"seconds": -1}, lambda server: server.down(-1)),
+        ("down", {"seconds": "5"}, lambda server: server.down("5")),
+    ])
+    def test_what_cannot_be_used_is_400_with_the_words_of_python(self, steered, path, body, call):
+        steered.play("503*7")
+        with pytest.raises((TypeError, ValueError)) as caught:
+            call(steered)
+        assert control(steered, "PUT" if path == "script" else "POST", path, body) == (400, {"error": str(caught.value)})
+        assert (steered.script, steered.is_running) == ("503*7", True)
+
+    def test_down_must_have_an_end(self, steered):
+        assert control(steered, "POST", "down", {}) == (400, {"error": "seconds must be a number of seconds, not None"})
+
+    def test_body_must_be_json(self, steered):
+        response = send(steered, "PUT", "/_mock/script", "{", JSON)
+        assert (response.status, "not JSON" in response.json()["error"]) == (400, True)
+
+    def test_reset_forgets_everything(self, steered):
+        steered.play("503*")
+        post(steered)
+        status, state = control(steered, "POST", "reset")
+        assert (status, state["call_count"], state["script"]) == (200, 0, "")
+
+    def test_down_refuses_at_once_after_its_answer_and_comes_back(self, steered):
+        with connect(steered) as idle:
+            status, state = control(steered, "POST", "down", {"seconds": 60})
+            assert (status, state["call_count"]) == (200, 0)
+            assert refused(steered)
+            assert drain(idle)[0] == b""
+        steered.up()
+        assert control(steered, "POST", "down", {"seconds": 0.01})[0] == 200
+        while refused(steered):
+            pass
+        assert post(steered).status == 200
+
+    def test_wait_answers_when_the_calls_are_there(self, steered):
+        waiting = in_background(control, steered, "GET", "wait?calls=2&timeout=60")
+        post(steered)
+        assert waiting.is_alive()
+        post(steered)
+        status, state = waiting.result()
+        assert (status, state["call_count"]) == (200, 2)
+
+    def test_wait_gives_up_with_what_there_was(self, steered):
+        post(steered)
+        status, state = control(steered, "GET", "wait?calls=2&timeout=0.01")
+        assert (status, state["call_count"], state["error"]) == (408, 1, "1 of 2 calls in 0.01 s; calls: ok")
+
+    def test_wait_does_not_hold_up_stop(self, steered, new_threads):
+        waiting = in_background(control, steered, "GET", "wait?calls=2&timeout=60")
+        while not any("connection" in thread.name for thread in new_threads()):
+            pass
+        steered.stop()
+        assert new_threads() == []
+        result = waiting.result()  # cut, or told in time that there is nothing to wait for
+        assert isinstance(result, (OSError, http.client.HTTPException)) or result[0] == 408
+
+    @pytest.mark.parametrize(("query", "complaint"), [
+        ("wait?calls=two", "calls must be a number, not 'two'"), ("wait?calls=-1", "calls must be a number, not '-1'"),
+        ("wait?calls=1.5", "n must be a whole number, 0 or more, not 1.5"), ("wait?timeout=61", "timeout must be from 0 to 60 seconds, not 61"),
+        ("wait?timeout=nan", "timeout must be a number, not 'nan'"), ("calls?since=", "since must be a number, not ''"),
+        ("calls?since=" + "9" * 5000, "since must be a number, not '999")])
+    def test_bad_query_is_named(self, steered, query, complaint):
+        status, answer = control(steered, "GET", query)
+        assert (status, complaint in answer["error"]) == (400, True)
+
+    def test_it_is_never_counted_delayed_or_failed(self, steered):
+        steered.play("reset*")
+        for _ in range(3):
+            assert control(steered, "GET", "state")[0] == 200
+        assert (steered.get_call_count(), steered.script) == (0, "reset*")
+
+    def test_root_leads_to_the_page(self, steered):
+        with urllib.request.urlopen(steered.url + "/", timeout=5) as response:
+            assert response.url == steered.url + "/_mock/"
+            assert response.read().startswith(b"<!DOCTYPE html>")
+
+    def test_it_is_off_in_the_library(self, odoo):
+        for path in ("/", "/_mock/", "/_mock/state", "/_mock/reset"):
+            assert send(odoo, "GET", path).status == 404
+
+    @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8069", "127.1.2.3", "[::1]:8069"])
+    def test_a_loopback_host_may(self, steered, host):
+        assert control(steered, "GET", "state", Host=host)[0] == 200
+
+    @pytest.mark.parametrize("host", [
+        "evil.example", "evil.example:8069", "localhost.evil.example", "127.0.0.1.evil.example", "evil-localhost", "192.168.0.1", "",
+        "localhost:8069@evil.example", "0.0.0.0"])
+    @pytest.mark.parametrize("path", ["", "state", "calls", "wait"])
+    def test_another_host_may_not(self, steered, host, path):
+        status, answer = control(steered, "GET", path, Host=host)
+        assert status == 403
+        assert f"Host {host}" in answer["error"]
+
+    @pytest.mark.parametrize(("method", "path"), [("PUT", "script"), ("POST", "reset"), ("POST", "down")])
+    def test_another_host_changes_nothing(self, steered, method, path):
+        steered.play("503*7")
+        assert control(steered, method, path, {"script": "", "seconds": 60}, Host="evil.example")[0] == 403
+        assert steered.script == "503*7"
+        assert not refused(steered)
+
+    @pytest.mark.parametrize(("method", "path"), [("PUT", "script"), ("POST", "reset"), ("POST", "down")])
+    @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+    def test_what_a_foreign_page_can_send_changes_nothing(self, steered, method, path, kind):
+        steered.play("503*7")
+        assert control(steered, method, path, {"script": "", "seconds": 60}, Content_Type=kind)[0] == 415
+        assert steered.script == "503*7"
+
+    def test_no_preflight_is_granted(self, steered):
+        response = send(steered, "OPTIONS", "/_mock/script", None, {
+            "Origin": "http://evil.example", "Access-Control-Request-Method": "PUT", "Access-Control-Request-Headers": "content-type"})
+        assert response.status == 405
+        assert not [name for name in response.headers if name.lower().startswith("access-control")]
+
+    def test_the_token_opens_it_to_others(self, fresh, monkeypatch):
+        server = fresh()
+        mock_odoo.Control(server, "sesam")
+        assert control(server, "GET", "state", Host="pos.example", Authorization="Bearer sesam")[0] == 200
+        assert control(server, "GET", "state", Host="pos.example", Authorization="bearer  sesam ")[0] == 200
+        assert control(server, "GET", "state")[0] == 200
+        for given in ("Bearer", "Bearer ", "Bearer sesa", "Bearer sesam!", "Basic sesam", "sesam", "Bearer \xfc"):
+            status, answer = control(server, "GET", "state", Host="pos.example", Authorization=given)
+            assert (status, "right token" in answer["error"]) == (403, True)
+
+    def test_without_a_token_none_will_do(self, steered):
+        for given in ("Bearer ", "Bearer None"):
+            status, answer = control(steered, "GET", "state", Host="pos.example", Authorization=given)
+            assert (status, "--token" in answer["error"]) == (403, True)
+
+    def test_an_empty_token_is_refused(self):
+        with pytest.raises(ValueError, match="the token must not be empty"):
+            mock_odoo.Control(MockOdooServer(), "")
+
+    def test_a_client_elsewhere_may_not(self, steered):
+        request = mock_odoo.Request(mock_odoo.Head(b"GET /_mock/state HTTP/1.1\r\nHost: localhost\r\n\r\n"), ("192.0.2.7", 5))
+        guarded = steered.routes["/_mock/state"]["GET"]
+        assert guarded(request).status == 403
+        for loopback in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
+            request.client = (loopback, 5)
+            assert guarded(request).status == 200
+
+    def test_another_service_has_it_too(self, fresh):
+        server = fresh(cls=MockOfdServer, control=True)
+        assert control(server, "GET", "state")[1]["service"] == "OFD"
+
+
+# ------------------------------------------------------------------------------------------
+# Room 7: the command line
+# ------------------------------------------------------------------------------------------
+
+
+class Process:
+    """`python -m mock_odoo` on a free port, once its first line stands."""
+
+    def __init__(self, *args, stdout=subprocess.PIPE, **environ):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "mock_odoo", "--port", "0", *args], stdout=stdout, stderr=subprocess.PIPE, text=True,
+            env=dict(os.environ, **environ), cwd=str(pathlib.Path(mock_odoo.__file__).parent))
+        self.endpoint = PATH
+        self.first = self.process.stdout.readline() if stdout == subprocess.PIPE else ""
+        self.port = int(re.search(r":([0-9]+)", self.first).group(1)) if self.first else None
+
+    def line(self):
+        return self.process.stdout.readline()
+
+    def end(self, how=None):
+        """Stop it; exit code, and what else it printed."""
+        self.process.send_signal(how or signal.SIGTERM)
+        out, err = self.process.communicate(timeout=10)
+        return self.process.returncode, out, err
+
+
+@pytest.fixture
+def launch():
+    processes = []
+
+    def launch(*args, **kwargs):
+        processes.append(Process(*args, **kwargs))
+        return processes[-1]
+
+    yield launch
+    for process in processes:
+        process.process.kill()
+        process.process.communicate()
+
+
+def run_main(*args):
+    """Run the command line where it is bound to end at once; exit code and both outputs."""
+    done = subprocess.run([sys.executable, "-m", "mock_odoo", *args], capture_output=True, timeout=30, check=False, text=True,
+                          cwd=str(pathlib.Path(mock_odoo.__file__).parent))
+    return done.returncode, done.stdout, done.stderr
+
+
+class TestCommandLine:
+    def test_first_line_stands_when_clients_can_connect(self, launch):
+        process = launch()
+        assert process.first == f"Mock Odoo on http://127.0.0.1:{process.port} - POST {PATH} - Ctrl+C stops\n"
+        assert send(process, "GET", "/health").status == 200
+
+    @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
+    def test_signal_ends_it_with_a_summary(self, launch, how):
+        process = launch("--script", "503*3")
+        for _ in range(5):
+            post(process)
+        code, out, err = process.end(getattr(signal, how))
+        assert (code, err) == (0, "")
+        assert out.splitlines()[-1] == "2 heartbeats received, 3 of 5 calls refused"
+
+    def test_line_for_each_call(self, launch):
+        process = launch("--script", "503*2, reset")
+        post(process)
+        post(process, {"adapter_id": "KKT-\x1b[31m\n7", "buffer_status": []})
+        with contextlib.suppress(OSError):
+            post(process)
+        send(process, "POST", PATH, "nonsense", JSON)
+        lines = [process.line() for _ in range(4)]
+        assert [re.sub("^[0-9:]{8}", "12:00:30", line).rstrip("\n") for line in lines] == [
+            "12:00:30  503       KKT-001     buffer 5/200 (2.5%)     breaker CLOSED     script: 503, reset",
+            "12:00:30  503       KKT-?[31m?7  buffer ?/? (?%)         breaker ?          script: reset",
+            "12:00:30  reset     KKT-001     buffer 5/200 (2.5%)     breaker CLOSED",
+            "12:00:30  400       b'nonsense'"]
+
+    def test_quiet_prints_the_first_line_alone(self, launch):
+        process = launch("--quiet")
+        post(process)
+        assert process.end() == (0, "", "")
+
+    def test_json_lines(self, launch):
+        process = launch("--json", "--script", "503")
+        assert json.loads(process.first) == {"listening": f"http://127.0.0.1:{process.port}"}
+        post(process)
+        call = json.loads(process.line())
+        assert (call["number"], call["reply"], call["accepted"], call["payload"]) == (1, "503", False, HEARTBEAT)
+        assert json.loads(process.end()[1]) == {"heartbeat_count": 0, "call_count": 1}
+
+    def test_flags_reach_the_server(self, launch):
+        process = launch("--script", "503", "--loop", "--strict", "--max-calls", "2", "--token", "sesam", "--host", "127.0.0.1")
+        assert [post(process).status for _ in range(3)] == [503] * 3
+        assert len(control(process, "GET", "calls")[1]["calls"]) == 2
+        control(process, "PUT", "script", {"script": ""})
+        assert post(process, {}).status == 422
+        assert control(process, "GET", "state", Host="elsewhere", Authorization="Bearer sesam")[0] == 200
+
+    def test_https(self, launch, certificate):
+        process = launch("--certfile", certificate)
+        context = ssl.create_default_context(cafile=certificate)
+        with urllib.request.urlopen(f"https://127.0.0.1:{process.port}/health", timeout=5, context=context) as response:
+            assert response.status == 200
+
+    @pytest.mark.parametrize(("args", "complaint"), [
+        (["--port", "70000"], "port must be a whole number from 0 to 65535, not 70000"),
+        (["--port", "http"], "argument --port: invalid int value: 'http'"),
+        (["--port", "0", "--host", "192.0.2.1"], "host must be an address of this machine"),
+        (["--script", "50x"], "step '50x': '50x' is no reply"),
+        (["--max-calls", "0"], "max_calls must be a whole number, 1 or more, not 0"),
+        (["--journal", "/no/such/folder/journal"], "cannot write the journal /no/such/folder/journal: No such file or directory"),
+        (["--certfile", "/no/such/file"], "cannot use the certificate /no/such/file: No such file or directory"),
+        (["--certfile", "setup.cfg"], "cannot use the certificate setup.cfg"),
+        (["--keyfile", "setup.cfg"], "--keyfile goes with --certfile"),
+        (["--token", ""], "the token must not be empty"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+    ])
+    def test_misuse_is_one_line_and_exit_2(self, args, complaint):
+        code, out, err = run_main(*args)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith("mock_odoo: ")
+        assert complaint in err
+
+    def test_a_taken_port_is_one_line_and_exit_2(self, odoo):
+        code, out, err = run_main("--port", str(odoo.port))
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert f"cannot listen on 127.0.0.1, port {odoo.port}: " in err
+
+    def test_help_tells_the_flags_the_grammar_and_examples(self):
+        code, out, err = run_main("--help")
+        assert (code, err) == (0, "")
+        for word in ("--host", "--port", "--script", "--loop", "--strict", "--journal", "--json", "--token", "--certfile", "--keyfile",
+                     "--max-calls", "--quiet", "examples:", "503*3, reset, ok@6s", *mock_odoo.FAULTS, "html", "login", "/_mock/"):
+            assert word in out
+        assert max(map(len, mock_odoo.EPILOG.splitlines())) <= 80
+
+    def test_signal_ends_it_under_load_every_time(self, launch):
+        for how in (signal.SIGINT, signal.SIGTERM) * 4:
+            process = launch("--quiet", "--script", "ok*50, stall*3, 503", "--loop")
+            ended = threading.Event()
+
+            def client(process=process, ended=ended):
+                while not ended.is_set():
+                    with contextlib.suppress(OSError, http.client.HTTPException):
+                        post(process, timeout=5)
+
+            clients = [in_background(client) for _ in range(6)]
+            assert post(process).status in (200, 503)
+            code, out, err = process.end(how)
+            ended.set()
+            assert (code, out, err) == (0, "", "")
+            for thread in clients:
+                thread.result()
+
+    def test_a_reader_that_has_had_enough_stops_nothing(self, launch):
+        process = launch()
+        process.process.stdout.close()
+        assert [post(process).status for _ in range(3)] == [200] * 3
+        process.process.stdout = None
+        process.process.send_signal(signal.SIGTERM)
+        assert process.process.wait(10) == 0
+        assert process.process.stderr.read() == ""
+
+    @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminal to be had")
+    @pytest.mark.parametrize(("environ", "coloured"), [({"NO_COLOR": "", "TERM": "xterm"}, True), ({"NO_COLOR": "1", "TERM": "xterm"}, False)])
+    def test_colours_are_for_terminals(self, launch, environ, coloured):
+        terminal, end = os.openpty()
+        with open(terminal, closefd=True) as screen:
+            process = launch("--script", "503, reset", stdout=end, **environ)
+            os.close(end)
+            process.port = int(re.search(r":([0-9]+)", screen.readline()).group(1))
+            for _ in range(3):
+                with contextlib.suppress(OSError):
+                    post(process)
+            lines = [screen.readline() for _ in range(3)]
+        assert [("\x1b[33m503" in lines[0]), ("\x1b[31mreset" in lines[1]), ("\x1b[32mok" in lines[2])] == [coloured] * 3
+        assert any("\x1b" in line for line in lines) is coloured
+
+    def test_the_right_signals_are_restored(self):
+        before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        with mock_odoo.StopSignal() as stop_signal:
+            assert signal.getsignal(signal.SIGINT) not in before
+            signal.raise_signal(signal.SIGINT) if hasattr(signal, "raise_signal") else os.kill(os.getpid(), signal.SIGINT)
+            stop_signal.wait()
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+    def test_importing_it_imports_nothing_that_only_the_command_line_needs(self):
+        code = ("import http.server, json, threading, sys; before = set(sys.modules); import mock_odoo; "
+                "print(sorted(set(sys.modules) - before))")
+        done = subprocess.run([sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {os.getcwd()!r}); {code}"],
+                              stdout=subprocess.PIPE, text=True, timeout=30, check=True)
+        for module in ("argparse", "logging", "typing", "signal", "hashlib", "hmac", "contextlib", "dataclasses", "asyncio"):
+            assert f"'{module}'" not in done.stdout
+
+
+class TestJournal:
+    def test_every_answered_heartbeat_survives_a_kill(self, launch, tmp_path):
+        path = tmp_path / "journal.jsonl"
+        process = launch("--journal", str(path), "--script", "503, close", "--quiet", "--max-calls", "1")
+        for n in range(5):
+            with contextlib.suppress(http.client.RemoteDisconnected):
+                post(process, {"n": n})
+        process.process.kill()
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [(record["number"], record["reply"], record["payload"]["n"]) for record in records] == [
+            (1, "503", 0), (2, "close", 1), (3, "ok", 2), (4, "ok", 3), (5, "ok", 4)]
+
+    def test_it_is_appended_to(self, launch, tmp_path):
+        path = tmp_path / "journal.jsonl"
+        path.write_text("before\n")
+        process = launch("--journal", str(path))
+        post(process)
+        process.end()
+        assert len(path.read_text().splitlines()) == 2
+        assert path.read_text().startswith("before\n{")
+
+    def test_a_vanished_file_is_told_once_and_begun_again(self, tmp_path, capsys):
+        journal = mock_odoo.Journal(str(tmp_path / "journal"))
+        journal.add("1")
+        for number in ("2", "3"):
+            (tmp_path / "journal").unlink()
+            journal.add(number)
+        assert (tmp_path / "journal").read_text() == "3\n"
+        assert capsys.readouterr().err == f"mock_odoo: journal {tmp_path / 'journal'}: it vanished, and is begun again; the server goes on\n"
+
+    def test_a_vanished_folder_is_told_once(self, tmp_path, capsys):
+        folder = tmp_path / "usb"
+        folder.mkdir()
+        journal = mock_odoo.Journal(str(folder / "journal"))
+        (folder / "journal").unlink()
+        folder.rmdir()
+        journal.add("1")
+        journal.add("2")
+        assert capsys.readouterr().err.count("\n") == 1
+        folder.mkdir()
+        journal.add("3")
+        assert (folder / "journal").read_text() == "3\n"
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full disk to be had")
+    def test_a_full_disk_stops_neither_server_nor_replies(self, launch):
+        process = launch("--journal", "/dev/full")
+        assert [post(process).status for _ in range(3)] == [200] * 3
+        code, out, err = process.end()
+        assert (code, out.splitlines()[-1]) == (0, "3 heartbeats received, 0 of 3 calls refused")
+        assert err == "mock_odoo: journal /dev/full: No space left on device; the server goes on\n"
+
+    def test_a_torn_line_spoils_no_other(self, tmp_path, monkeypatch, capsys):
+        path = tmp_path / "journal"
+        journal = mock_odoo.Journal(str(path))
+        real, left = open, [3]
+
+        class Tiny:
+            """A file on a disk that is nearly full."""
+
+            def __init__(self, file):
+                self.file = file
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *exc_info):
+                self.file.close()
+
+            def write(self, data):
+                return self.file.write(data[:left.pop()] if left else data)
+
+        monkeypatch.setattr("builtins.open", lambda *args, **kwargs: Tiny(real(*args, **kwargs)))
+        journal.add('{"n": 1}')
+        journal.add('{"n": 2}')
+        monkeypatch.undo()
+        assert path.read_text() == '{"n\n{"n": 2}\n'
+        assert "in part" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------
+# The page, in a real browser
+# ------------------------------------------------------------------------------------------
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+class Browser:
+    """Headless Chromium, steered over a pair of pipes by its DevTools protocol."""
+
+    def __init__(self, folder):
+        theirs, self.commands = os.pipe()
+        self.events, ours = os.pipe()
+
+        def place():
+            os.dup2(theirs, 3)
+            os.dup2(ours, 4)
+
+        with open(os.path.join(folder, "log"), "wb") as log:
+            self.process = subprocess.Popen(
+                [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+                 "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", f"--user-data-dir={folder}",
+                 "--remote-debugging-pipe", "about:blank"], stdout=log, stderr=log, close_fds=False, preexec_fn=place)  # noqa: PLW1509 - it only places two descriptors
+        os.close(theirs)
+        os.close(ours)
+        self.buffer, self.last, self.session, self.complaints = b"", 0, None, []
+
+    def ask(self, method, **params):
+        self.last += 1
+        message = dict({"id": self.last, "method": method, "params": params}, **({"sessionId": self.session} if self.session else {}))
+        os.write(self.commands, json.dumps(message).encode() + b"\0")
+        while True:
+            while b"\0" not in self.buffer:
+                more = os.read(self.events, 1 << 20)
+                assert more, "the browser has gone"
+                self.buffer += more
+            text, _, self.buffer = self.buffer.partition(b"\0")
+            answer = json.loads(text.decode())
+            if answer.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown"):
+                self.complaints.append(answer["params"])
+            if answer.get("id") == self.last:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    def open(self, url, width=360, dark=False):
+        self.session = None
+        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.complaints = []
+        for domain in ("Page", "Runtime", "Log"):
+            self.ask(domain + ".enable")
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=True)
+        self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.ask("Page.navigate", url=url)
+        self.until("document.querySelector('#state') !== null && document.readyState === 'complete'")
+
+    def evaluate(self, expression):
+        result = self.ask("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def until(self, condition):
+        """Have the page itself look, in every frame, until the condition holds."""
+        assert self.evaluate("new Promise(done => { const end = Date.now() + 15000; const look = () => { "
+                             f"if ({condition}) done(true); else if (Date.now() > end) done(false); else setTimeout(look, 10); }}; look(); }})"
+                             ), condition + "\n" + str(self.evaluate("document.body.innerText"))
+
+    def click(self, selector):
+        x, y = self.evaluate(f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView(); "
+                             "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()")
+        for kind in ("mousePressed", "mouseReleased"):
+            self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def close(self):
+        os.close(self.commands)
+        os.close(self.events)
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    if BROWSER is None or os.name == "nt":
+        pytest.skip("no Chromium here")
+    browser = Browser(str(tmp_path_factory.mktemp("browser")))
+    yield browser
+    browser.close()
+
+
+class TestPage:
+    @pytest.fixture
+    def steered(self, fresh):
+        return fresh(control=True)
+
+    def test_it_stands_alone_under_a_strict_policy(self, steered):
+        response = send(steered, "GET", "/_mock/")
+        policy = response.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        text = response.body.decode()
+        assert not re.search(r"(src|href)=\"(?!data:,)|https?://|@import|innerHTML|document\.write|eval\(", text)
+
+    def test_it_shows_state_and_timeline_and_follows_them(self, browser, steered):
+        steered.play("503, reset, ok")
+        browser.open(steered.url)
+        browser.until("at('state').textContent === 'Odoo plays 503, reset, ok'")
+        post(steered)
+        with pytest.raises(ConnectionResetError):
+            post(steered)
+        post(steered)
+        browser.until("at('calls').children.length === 3 && at('state').textContent === 'Odoo is up'")
+        rows = browser.evaluate("[...at('calls').children].map(row => [row.className, row.innerText])")
+        assert [kind for kind, _ in rows] == ["accepted", "faulted", "refused"]
+        assert [text[0] for _, text in rows] == ["\u25cf", "\u2716", "\u25b2"]
+        for word in ("ok", "KKT-001", "buffer 5/200 (2.5%)", "breaker CLOSED"):
+            assert word in rows[0][1]
+        assert browser.evaluate("at('counts').textContent") == f"1 of 3 heartbeats accepted at {steered.heartbeat_url}"
+        assert browser.complaints == []
+
+    @pytest.mark.parametrize(("button", "script", "loop"), [
+        ("all well", "", False), ("failing 3 times", "503*3", False), ("failing for ever", "503*", False), ("flapping", "ok*2, 503*3", True),
+        ("slow", "ok@6s*", False), ("stalling", "stall*", False), ("resetting", "reset*", False)])
+    def test_a_click_plays_its_script(self, browser, steered, button, script, loop):
+        steered.play("429*7")
+        browser.open(steered.url)
+        browser.until("at('state').className === 'scripted'")
+        browser.evaluate(f"[...document.querySelectorAll('button')].find(b => b.textContent === {json.dumps(button)}).id = 'wanted'")
+        browser.click("#wanted")
+        browser.until("!at('state').textContent.includes('429')")
+        assert (steered.script, steered.loop) == (script, loop)
+
+    def test_forget_and_outage(self, browser, steered):
+        post(steered)
+        browser.open(steered.url)
+        browser.until("at('calls').children.length === 1")
+        browser.click("#forget")
+        browser.until("at('calls').children.length === 0")
+        assert steered.get_call_count() == 0
+        browser.click("#down")
+        browser.until("at('state').className === 'gone'")
+        assert refused(steered)
+        steered.up()
+        browser.until("at('state').textContent === 'Odoo is up'")
+
+    def test_the_field_plays_a_script_by_keyboard_and_shows_its_error(self, browser, steered):
+        browser.open(steered.url)
+        browser.evaluate("at('script').focus()")
+        browser.ask("Input.insertText", text="50x")
+        for kind in ("keyDown", "keyUp"):
+            browser.ask("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r", windowsVirtualKeyCode=13)
+        browser.until("at('error').textContent.includes(\"step '50x': '50x' is no reply\")")
+        browser.evaluate("at('script').value = '503*2, reset', at('loop').checked = true")
+        browser.click("#play button")
+        browser.until("at('state').textContent === 'Odoo plays 503*2, reset in a loop' && at('error').textContent === ''")
+        assert (steered.script, steered.loop) == ("503*2, reset", True)
+
+    def test_it_shows_when_the_fake_is_gone(self, browser, steered):
+        browser.open(steered.url)
+        browser.until("at('state').className === 'up'")
+        steered.stop()
+        browser.until("at('state').className === 'gone'")
+
+    def test_what_clients_send_is_text_never_markup(self, browser, steered):
+        evil = "<img src=x onerror=document.title='owned'>"
+        payload = {"adapter_id": evil, "buffer_status": {"current_queued": evil, "total_capacity": {"a": 1}}, "circuit_breaker": {"state": [evil]}}
+        post(steered, payload)
+        send(steered, "POST", PATH, json.dumps([evil]), JSON)
+        browser.open(steered.url)
+        browser.until("at('calls').children.length === 2")
+        assert evil in browser.evaluate("at('calls').innerText")
+        assert browser.evaluate("document.querySelectorAll('#calls img').length") == 0
+        assert browser.evaluate("document.title") == "Odoo (fake)"
+        assert browser.complaints == []
+
+    @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+    def test_it_fits_a_narrow_screen_and_the_night(self, browser, steered, dark):
+        post(steered, dict(HEARTBEAT, adapter_id="K" * 200))
+        steered.play("ok@6s*3, 503*2, reset, close, truncate, garbage, stall, drip, html, login")
+        browser.open(steered.url, width=360, dark=dark)
+        browser.until("at('calls').children.length === 1")
+        assert browser.evaluate("document.documentElement.scrollWidth <= 360")
+        background, text = browser.evaluate("[getComputedStyle(at('state')).color, getComputedStyle(document.body).color]"), None
+        assert background[1] == ("rgb(255, 255, 255)" if dark else "rgb(0, 0, 0)"), text
+
+    def test_every_control_is_reached_by_the_keyboard_and_has_a_name(self, browser, steered):
+        browser.open(steered.url)
+        names = browser.evaluate("[...document.querySelectorAll('button, input')].map(e => "
+                                 "e.tabIndex >= 0 && (e.textContent || e.labels[0].textContent).trim())")
+        assert len(names) == 12
+        assert all(names)
+
+
+# ------------------------------------------------------------------------------------------
+# What users build with it
+# ------------------------------------------------------------------------------------------
+
+
+class MockOfdServer(MockOdooServer):
+    """POST /api/v2/receipt on port 8080: the fake of the fiscal data operator."""
+
+    endpoint = "/api/v2/receipt"
+    default_port = 8080
+    service = "OFD"
+
+    def make_success(self, payload):
+        return {"receipt_id": payload.get("receipt_id", "none")}
+
+
+class TestAnotherService:
+    @pytest.fixture
+    def ofd(self, fresh):
+        return fresh(cls=MockOfdServer)
+
+    def test_it_has_its_own_port_endpoint_and_replies(self, ofd):
+        assert MockOfdServer().port == 8080
+        assert ofd.heartbeat_url == ofd.url + "/api/v2/receipt"
+        response = post(ofd, {"receipt_id": "R-1"})
+        assert (response.status, response.json()) == (200, {"receipt_id": "R-1"})
+        assert send(ofd, "POST", PATH, BODY, JSON).status == 404
+
+    def test_it_fails_in_its_own_name(self, ofd):
+        ofd.set_failure_count(1)
+        response = post(ofd)
+        assert (response.status, response.json()) == (503, {"error": "OFD service unavailable"})
+        assert repr(ofd).startswith("<MockOfdServer ")
+
+    def test_faults_memory_and_outage_come_with_it(self, ofd):
+        ofd.play("truncate, reset, ok@1ms")
+        with pytest.raises(http.client.IncompleteRead):
+            post(ofd)
+        with pytest.raises(ConnectionResetError):
+            post(ofd)
+        assert post(ofd, {"receipt_id": "R-3"}).json() == {"receipt_id": "R-3"}
+        assert ofd.wait_for_heartbeats(1) == [{"receipt_id": "R-3"}]
+        ofd.down()
+        assert refused(ofd)
+
+
+class HeartbeatClient:
+    """A consumer in the manner of the specification: 3 failures in a row make it OFFLINE, 2 successes ONLINE."""
+
+    def __init__(self, url, timeout):
+        self.url, self.timeout = url, timeout
+        self.state, self.failures, self.successes = "ONLINE", 0, 0
+
+    def beat(self):
+        try:
+            request = urllib.request.Request(self.url, BODY, JSON)
+            with urllib.request.urlopen(request, timeout=self.timeout) as response:
+                success = json.loads(response.read().decode())["status"] == "ok"
+        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):  # any error is a failure
+            success = False
+        self.failures, self.successes = (0, self.successes + 1) if success else (self.failures + 1, 0)
+        if self.failures >= 3:
+            self.state = "OFFLINE"
+        if self.successes >= 2:
+            self.state = "ONLINE"
+        return self.state
+
+    def beats(self, n):
+        return [self.beat() for _ in range(n)]
+
+
+class TestHysteresis:
+    """The whole thing, end to end."""
+
+    OFF, ON = "OFFLINE", "ONLINE"
+
+    @pytest.mark.parametrize("fault", [
+        "503", "500", "429", "404", "reset", "close", "truncate", "garbage", "stall", "html", "login", "ok@60s", "302",
+        Reply(200, {"status": "error"}), Reply(200, []), Reply(200, b"\xff")], ids=str)
+    def test_three_of_any_fault_are_offline_and_two_successes_online(self, odoo, fault):
+        client = HeartbeatClient(odoo.heartbeat_url, timeout=0.02 if str(fault) in ("stall", "ok@60s") else 5)
+        odoo.play(["ok", fault, fault, "ok", fault, fault, fault])
+        assert client.beats(7) == [self.ON] * 6 + [self.OFF]
+        client.timeout = 5
+        assert client.beats(2) == [self.OFF, self.ON]
+        assert [call.payload for call in odoo.get_calls()] == [HEARTBEAT] * 9
+
+    def test_flapping_takes_two_successes_to_get_it_back_online(self, odoo):
+        client = HeartbeatClient(odoo.heartbeat_url, timeout=5)
+        odoo.play("503*3, ok", loop=True)
+        assert client.beats(12) == [self.ON] * 2 + [self.OFF] * 10
+        odoo.play("ok*2, 503*3", loop=True)
+        assert client.beats(10) == [self.ON] * 4 + [self.OFF] * 2 + [self.ON] * 3 + [self.OFF]
+
+    def test_an_outage_takes_it_offline(self, odoo):
+        client = HeartbeatClient(odoo.heartbeat_url, timeout=5)
+        odoo.down()
+        assert client.beats(3) == [self.ON, self.ON, self.OFF]
+        odoo.up()
+        assert client.beats(2) == [self.OFF, self.ON]
+        assert odoo.get_call_count() == 2
+
+    def test_a_slow_success_is_a_success(self, odoo):
+        client = HeartbeatClient(odoo.heartbeat_url, timeout=5)
+        odoo.play("503*3, ok@5ms, ok@5ms")
+        assert client.beats(5)[-2:] == [self.OFF, self.ON]
+
+
+# ------------------------------------------------------------------------------------------
+# Figures
+# ------------------------------------------------------------------------------------------
+
+
+class PlainHandler(BaseHTTPRequestHandler):
+    """http.server as its documentation shows it."""
+
+    def do_POST(self):
+        json.loads(self.rfile.read(int(self.headers["Content-Length"])).decode())
+        body = json.dumps(SUCCESS).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+class PlainServer:
+    def __enter__(self):
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), PlainHandler)
+        self.port = self.server.server_port
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exc_info):
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.mark.benchmark
+class TestBenchmark:
+    def test_start_and_stop(self):
+        for name, make, times in (("MockOdooServer", lambda: MockOdooServer(port=0), 200), ("http.server", PlainServer, 5)):
+            began = time.perf_counter()
+            for _ in range(times):
+                with make():
+                    pass
+            print(f"\n{name:15} start + stop {(time.perf_counter() - began) / times * 1000:8.2f} ms", end="")
+
+    @pytest.mark.parametrize("kept", [True, False], ids=["kept-alive", "new"])
+    def test_throughput(self, kept):
+        request = request_bytes(close=not kept)
+        for name, server in (("MockOdooServer", MockOdooServer(port=0)), ("http.server", PlainServer())):
+            with server:
+                count, began = 0, time.perf_counter()
+                connection = connect(server)
+                while time.perf_counter() - began < 1:
+                    connection.sendall(request)
+                    data = b""
+                    while not data.endswith(b"}"):
+                        data += connection.recv(65536)
+                    count += 1
+                    if not kept or b"HTTP/1.0" in data:
+                        connection.close()
+                        connection = connect(server)
+                connection.close()
+            print(f"\n{name:15} {'kept-alive' if kept else 'new connection':15} {count:6} heartbeats a second, one client", end="")
