@@ -20,6 +20,7 @@ from __future__ import annotations
 import collections
 import copy
 import datetime
+import email.parser
 import email.utils
 import errno
 import functools
@@ -317,7 +318,8 @@ class Call:
     @property
     def headers(self) -> http.client.HTTPMessage:
         """The headers as they came: a mapping that ignores case, whose `get_all` gives repeated ones."""
-        return http.client.parse_headers(io.BytesIO(self.head.partition(b"\n")[2]))
+        lines = self.head.partition(b"\n")[2].decode("latin-1")
+        return email.parser.Parser(_class=http.client.HTTPMessage).parsestr(lines)
 
     def __repr__(self) -> str:
         return f"<Call {self.number}: {self.reply} {self.body!r:.200}>"
@@ -394,7 +396,7 @@ class Scenario:
             while self._unreported:
                 try:
                     on_call(self._unreported.popleft())
-                except Exception:  # noqa: BLE001 - it is the user's code
+                except BaseException:  # noqa: BLE001 - pytest.fail() is no Exception
                     log_bug("on_call failed")
 
     def calls(self) -> list[Call]:
@@ -488,7 +490,7 @@ def contract_problems(payload: dict[str, Any]) -> list[str]:
 # ------------------------------------------------------------------------------------------
 
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])")
-HEADER_LINE = re.compile(rf"({TOKEN}):[ \t]*([^\0\r\n]*)")
+HEADER_LINE = re.compile(rf"({TOKEN}):([^\0\r\n]*)")
 BLANK = (b"\r\n", b"\n")
 
 
@@ -501,24 +503,24 @@ class Refused(Exception):
 
 
 class Head:
-    """A request line and headers, read as strictly as RFC 9112 asks: what is ambiguous is Refused."""
+    """A request line and headers, read strictly: what two servers could understand in two ways is Refused (RFC 9112)."""
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
-        first, *lines = re.split("\r?\n", raw.decode("latin-1"))[:-2]
-        match = REQUEST_LINE.fullmatch(first)
+        lines = re.split("\r?\n", raw.decode("latin-1"))
+        match = REQUEST_LINE.fullmatch(lines[0])
         if not match:
-            raise Refused(400, f"malformed request line {first!r:.80}; it should be like 'GET /health HTTP/1.1'")
+            raise Refused(400, f"malformed request line {lines[0]!r:.80}; it should be like 'GET /health HTTP/1.1'")
         self.method, target, major, minor = match.groups()
         if major != "1":
             raise Refused(505, f"HTTP/{major}.{minor} is not spoken here; HTTP/1.1 is")
         self.path, _, self.query = re.sub("^(?i:https?)://[^/?]*", "", target).partition("?")
         self.fields: dict[str, str] = {}  # by lower-case name; repeated ones joined by commas
-        for line in lines:
+        for line in lines[1:-2]:
             match = HEADER_LINE.fullmatch(line)
             if not match:
                 raise Refused(400, f"malformed header line {line!r:.80}; it should be like 'Name: value'")
-            name, value = match.group(1).lower(), match.group(2).rstrip(" \t")
+            name, value = match.group(1).lower(), match.group(2).strip(" \t")
             self.fields[name] = f"{self.fields[name]}, {value}" if name in self.fields else value
         self.is_old = minor == "0"
         options = [option.strip().lower() for option in self.fields.get("connection", "").split(",")]
@@ -544,7 +546,7 @@ class Head:
             raise Refused(400, f"Content-Length must be plain digits, not {first!r:.80}")
         if any(length != first for length in others):
             raise Refused(400, f"Content-Lengths that differ: {self.fields['content-length']:.80}")
-        return int(first) if len(first) < 19 else sys.maxsize
+        return int(first) if len(first.lstrip("0")) < 19 else sys.maxsize
 
 
 parse_head = functools.lru_cache(maxsize=32)(Head)  # a client sends the same head again and again
@@ -619,6 +621,7 @@ class Handler(BaseHTTPRequestHandler):
         except Refused as refusal:
             self.send_error(refusal.status, str(refusal))
             return
+        self.check_open()
         self.since = self.server.releases
         try:
             reply = self.find_reply(request)
@@ -666,7 +669,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def read_head(self) -> bytes:
         line = self.rfile.readline(MAX_HEAD)
-        while line in BLANK:  # RFC 9112, section 2.2: some clients end a body with a line break
+        if line in BLANK:  # RFC 9112, section 2.2: some clients end a body with a line break
             line = self.rfile.readline(MAX_HEAD)
         return self.read_lines(line)
 
@@ -683,7 +686,13 @@ class Handler(BaseHTTPRequestHandler):
             size += len(line)
         return b"".join(lines)
 
+    def check_open(self) -> None:
+        """After close(), what has come already can still be read; don't."""
+        if self.server.closed.is_set():
+            raise ConnectionAbortedError("we left")
+
     def read_bytes(self, size: int) -> bytes:
+        self.check_open()
         data = self.rfile.read(size)
         if len(data) < size:
             raise ConnectionAbortedError("the client left")
@@ -694,7 +703,7 @@ class Handler(BaseHTTPRequestHandler):
         body, size = bytearray(), -1
         while size:
             line = self.rfile.readline(MAX_HEAD)
-            match = re.fullmatch(rb"([0-9A-Fa-f]{1,8})[ \t]*(;[^\r\n]*)?\r?\n", line)
+            match = re.fullmatch(rb"([0-9A-Fa-f]{1,8})[ \t]*(;[^\r\n]*)?\r\n", line)
             if not match:
                 raise Refused(400, f"malformed chunk size {line.decode('latin-1')!r:.80}; it should be like '1f'")
             size = int(match.group(1), 16)
@@ -703,7 +712,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.leave()
                 return
             body += self.read_bytes(size)
-            if size and self.rfile.readline(2) not in BLANK:
+            if size and self.rfile.readline(2) != b"\r\n":
                 raise Refused(400, f"a chunk does not end after the {size} bytes that it announced")
         self.read_lines(self.rfile.readline(MAX_HEAD))
         request.body = bytes(body)
@@ -867,8 +876,10 @@ class Listener(ThreadingHTTPServer):
         self.app = app
         self.is_open = False
         self.closed = threading.Event()
-        self._wake = Alarm()
-        self._acceptor = threading.Thread(target=self.serve_forever, name="mock_odoo acceptor", daemon=True)
+        self._process = os.getpid()
+        self._due = threading.Event()  # when to open, unless after a time
+        self._wake: Alarm | None = None  # for the acceptor
+        self._acceptor: threading.Thread | None = None
         self._lock = threading.Lock()  # guards what follows
         self._connections: dict[threading.Thread, socket.socket] = {}
         self._last_ended: threading.Thread | None = None
@@ -877,39 +888,43 @@ class Listener(ThreadingHTTPServer):
         try:
             self.server_bind()
         except BaseException:
-            self.close()
+            self.socket.close()
             raise
 
     # -- The port
 
     def server_bind(self) -> None:
         """Bind; unlike HTTPServer's, without asking DNS for our name, which can take 10 s."""
-        if EXCLUSIVE is None:  # connections of the past, in TIME_WAIT, do not matter
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        else:  # there, SO_REUSEADDR would let a second server have the port
+        if EXCLUSIVE is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, EXCLUSIVE, 1)
+        self.set_reuse(1)  # past connections in TIME_WAIT do not matter
         self.socket.bind(self.server_address)
-        if EXCLUSIVE is None:  # with it, anybody could have the port until we listen
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        self.set_reuse(0)  # or anybody could have the port until we listen
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
-    def server_activate(self) -> None:
-        if EXCLUSIVE is None:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        super().server_activate()
-        self.is_open = True
+    def set_reuse(self, on: int) -> None:
+        if EXCLUSIVE is None:  # on Windows, it would let a second server have the port
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, on)
 
-    def open(self, after: float) -> None:
-        """Listen and accept, from now on or after so many seconds."""
-        self.delay = after
+    def open(self, after: float | None) -> None:
+        """Listen and accept after so many seconds; with None, when `server_activate()` is called."""
         try:
-            if not after:
+            self._wake = Alarm()
+            if after == 0:
                 self.server_activate()
+            self._acceptor = threading.Thread(target=self.run, args=(after,), name="mock_odoo acceptor", daemon=True)
             self._acceptor.start()
         except BaseException:
             self.close()
             raise
+
+    def server_activate(self) -> None:
+        """Listen. Clients can connect when this returns."""
+        self.set_reuse(1)
+        super().server_activate()
+        self.is_open = True
+        self._due.set()
 
     def close(self) -> None:
         """Refuse and cut every connection; harmless when done before."""
@@ -917,20 +932,28 @@ class Listener(ThreadingHTTPServer):
             return
         self.is_open = False
         self.closed.set()
-        self._wake.ring()
-        if self._acceptor.is_alive():
-            self._acceptor.join()
-        self._wake.close()
-        cut(self.socket)  # or the port would stay open in a forked child
+        if self._process == os.getpid():  # else we are a forked child, and the server is our parent's
+            self._due.set()
+            if self._wake is not None:
+                self._wake.ring()
+            if self._acceptor is not None and self._acceptor.is_alive():
+                self._acceptor.join()
+            cut(self.socket)  # or a forked child would go on listening,
+            self.set_reuse(1)  # or at least keep the port
+            self.cut_connections()
+            self.release()
         self.socket.close()
+        if self._wake is not None:
+            self._wake.close()
+
+    def cut_connections(self) -> None:
+        """Cut all but that of this thread: who ends us by a request, or in on_call, is still answered."""
         with self._lock:
             for thread, connection in self._connections.items():
-                if thread is threading.current_thread():
-                    continue  # whoever ends it by a request, or in on_call, is still answered
-                cut(connection)
-                if EXCLUSIVE is not None:  # there, that does not wake who reads (CPython issue 91913)
-                    socket.close(connection.detach())
-        self.release()
+                if thread is not threading.current_thread():
+                    cut(connection)
+                    if EXCLUSIVE is not None:  # on Windows, that does not wake who reads (CPython issue 91913)
+                        socket.close(connection.detach())
 
     def serves_this_thread(self) -> bool:
         """Is the caller in the thread of a connection?"""
@@ -947,16 +970,19 @@ class Listener(ThreadingHTTPServer):
 
     # -- The threads
 
-    def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Accept until closed; wait before, if so told. There is no polling."""
-        if not self.is_open:
-            if self.closed.wait(self.delay):
-                return
-            try:
+    def run(self, after: float | None) -> None:
+        """The acceptor: wait until it is time, then accept."""
+        self._due.wait(after)
+        try:
+            if not self.closed.is_set():
                 self.server_activate()
-            except OSError:
-                log_bug(f"port {self.server_port} was taken during the outage")
-                return
+                self.serve_forever()
+        except OSError:
+            log_bug(f"port {self.server_port} was taken during the outage")
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Accept until closed. There is no polling."""
+        assert self._wake is not None
         self.socket.setblocking(False)
         while not self.closed.is_set():
             self._wake.wait(self.socket, READABLE)
@@ -1012,6 +1038,7 @@ class Listener(ThreadingHTTPServer):
 
     def secure(self, connection: socket.socket, context: ssl.SSLContext) -> socket.socket:
         """Shake hands, in the connection's thread: a silent client keeps nobody else waiting."""
+        connection.getpeername()  # OSError where the client has gone, for which wrap_socket() of 3.12 would leak
         tls = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         with self._lock:
             self._connections[threading.current_thread()] = tls
@@ -1095,6 +1122,8 @@ class MockOdooServer:
         self.strict = check_flag("strict", strict)
         if ssl_context is not None and not hasattr(ssl_context, "wrap_socket"):
             raise TypeError(f"ssl_context must be an ssl.SSLContext, not {ssl_context!r:.80}")
+        if getattr(ssl_context, "check_hostname", False):
+            raise ValueError("ssl_context must be a server's, like ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)")
         self.ssl_context = ssl_context
         if max_calls is not None:
             check_whole("max_calls", max_calls, 1)
@@ -1135,6 +1164,10 @@ class MockOdooServer:
     @property
     def is_running(self) -> bool:
         """True from `start()` to `stop()`, also during an outage."""
+        with self._lifecycle:
+            return self._is_running()
+
+    def _is_running(self) -> bool:
         return self._listener is not None and not self._listener.closed.is_set()
 
     @property
@@ -1155,7 +1188,7 @@ class MockOdooServer:
         Raises OSError where the address cannot be had, RuntimeError where the server runs already.
         """
         with self._lifecycle:
-            if self.is_running:
+            if self._is_running():
                 raise RuntimeError(f"already running at {self.url}; call stop() first")
             self._listen(0.0)
 
@@ -1183,7 +1216,7 @@ class MockOdooServer:
         """
         seconds = None if seconds is None else check_seconds("seconds", seconds)
         with self._lifecycle:
-            self._check_running()
+            self._get_running()
             self._close()
             self._listen(seconds)
         self._join()
@@ -1191,25 +1224,23 @@ class MockOdooServer:
     def up(self) -> None:
         """End an outage; harmless when there is none. Raises RuntimeError where the server does not run."""
         with self._lifecycle:
-            self._check_running()
-            self._end_outage()
+            self._end_outage(self._get_running())
 
-    def _check_running(self) -> None:
-        if not self.is_running:
+    def _get_running(self) -> Listener:
+        if self._listener is None or self._listener.closed.is_set():
             raise RuntimeError("not running; call start() first")
+        return self._listener
 
-    def _end_outage(self) -> None:
-        if self._listener is not None and not self._listener.is_open:
-            self._close()
-            self._listen(0.0)
+    def _end_outage(self, listener: Listener) -> None:
+        if not listener.is_open:
+            listener.server_activate()
 
     def _listen(self, after: float | None) -> None:
-        """Have a new listener; it opens after so many seconds, with None never."""
+        """Have a new listener, which opens after so many seconds; with None, when it is told to."""
         try:
             self._listener = Listener(self.host, self.port, self)
             self.port = self._listener.server_port
-            if after is not None:
-                self._listener.open(after)
+            self._listener.open(after)
         except OSError as error:
             foreign = error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror)
             way_out = "host must be an address of this machine" if foreign else "stop what listens there, or take port=0, a free one"
@@ -1308,9 +1339,10 @@ class MockOdooServer:
         """Forget the calls, end the script and any outage, let go every reply that is delayed."""
         self._scenario.reset()
         with self._lifecycle:
-            if self.is_running and self._listener is not None:
-                self._listener.release()
-                self._end_outage()
+            if self._is_running():
+                listener = self._get_running()
+                listener.release()
+                self._end_outage(listener)
 
     def wait_for_heartbeats(self, n: int, timeout: float = 5.0) -> list[Any]:
         """Block until `n` heartbeats have been accepted since the last reset, and return all there are.
@@ -1341,6 +1373,8 @@ class MockOdooServer:
 # ------------------------------------------------------------------------------------------
 
 LONGEST_POLL = 60  # seconds that one GET /_mock/wait may take
+#: For every reply; on a connection that was kept, Chromium would ask again after a 408.
+UNCACHED = {"Cache-Control": "no-store", "Connection": "close"}
 GREEN, YELLOW, RED = 32, 33, 31  # for accepted, refused, spoilt
 
 
@@ -1411,7 +1445,7 @@ class Control:
         return Reply(status, {
             "service": server.service, "heartbeat_url": server.heartbeat_url, "script": server.script, "loop": server.loop,
             "call_count": server.get_call_count(), "heartbeat_count": server.get_heartbeat_count(),
-            "last_heartbeat": accepted[-1].payload if accepted else None, **more}, {"Cache-Control": "no-store"})
+            "last_heartbeat": accepted[-1].payload if accepted else None, **more}, UNCACHED)
 
     def number(self, request: Request, name: str, default: str) -> float:
         text = dict(urllib.parse.parse_qsl(request.head.query, keep_blank_values=True)).get(name, default)
@@ -1420,8 +1454,8 @@ class Control:
         return float(text) if "." in text else int(text)
 
     def page(self, request: Request) -> Reply:
-        return Reply(200, PAGE, {"Content-Type": HTML, "Content-Security-Policy": page_policy(), "Cache-Control": "no-store",
-                                 "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"})
+        return Reply(200, PAGE, {"Content-Type": HTML, "Content-Security-Policy": page_policy(),
+                                 "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff", **UNCACHED})
 
     def state(self, request: Request) -> Reply:
         return self.describe()
@@ -1429,7 +1463,7 @@ class Control:
     def calls(self, request: Request) -> Reply:
         since = self.number(request, "since", "0")
         calls = ", ".join(call_as_json(call) for call in self.server.get_calls() if call.number > since)
-        return Reply(200, f'{{"calls": [{calls}]}}', {"Content-Type": "application/json", "Cache-Control": "no-store"})
+        return Reply(200, f'{{"calls": [{calls}]}}', {"Content-Type": "application/json", **UNCACHED})
 
     def wait(self, request: Request) -> Reply:
         n, timeout = self.number(request, "calls", "1"), self.number(request, "timeout", "5")
@@ -1598,7 +1632,7 @@ script:
     html        200 with a web page
     login       303 to the login page
 
-While it runs, /_mock/ in a browser shows the heartbeats, and switches Odoo "off"
+While it runs, /_mock/ in a browser shows the heartbeats and switches Odoo "off"
 and "on".
 """
 
@@ -1811,9 +1845,13 @@ async function change(method, path, body) {
 }
 
 async function watch() {
-  for (let path = "state"; ; path = `wait?calls=${seen + 1}&timeout=5`) {
-    try { await show(await ask("GET", path)); }
-    catch (error) {
+  for (let path = "state"; ; ) {
+    try {
+      const state = await ask("GET", path);
+      await show(state);
+      path = seen > state.call_count ? "state" : `wait?calls=${seen + 1}&timeout=5`;
+    } catch (error) {
+      path = "state";
       tell("gone", "No answer: an outage, or the fake was stopped");
       await new Promise(resolve => setTimeout(resolve, 500));
     }
