@@ -59,6 +59,7 @@ TOO_LONG = f"the body is longer than {MAX_BODY} bytes"
 MAX_SECONDS = 86400  # nothing is delayed, and nobody waits, for more than a day
 DRIP_INTERVAL = 0.1  # seconds between two bytes: short for a time-out per read, long for the whole reply
 LINGER = 2.0  # seconds for which a client is heard out whose request was not read to its end
+SPARE_WORKERS = 32  # threads that wait for a connection to serve
 PATIENCE = 5.0  # seconds that stop() gives the threads to end; only an on_call that hangs needs more
 FOREVER = float("inf")
 HTML = "text/html; charset=utf-8"
@@ -825,6 +826,7 @@ class Handler(BaseHTTPRequestHandler):
 # ------------------------------------------------------------------------------------------
 
 EXCLUSIVE: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)  # Windows alone has it
+INHERITED = not sys.platform.startswith("linux")  # does a connection not block where its listener does not?
 READABLE = getattr(select, "POLLIN", 1)
 HUNG_UP = getattr(select, "POLLRDHUP", READABLE)  # Linux alone has it; elsewhere, bytes look like leaving
 
@@ -861,10 +863,37 @@ def cut(connection: socket.socket) -> None:
         pass
 
 
+class Worker(threading.Thread):
+    """Serves one connection after the other: to start a thread for each would take longer than to serve it."""
+
+    connection: socket.socket | None = None  # None: nothing to do
+    address = ("", 0)
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__(name="mock_odoo worker", daemon=True)
+        self._listener = listener
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def run(self) -> None:
+        while self.connection is not None:
+            self._listener.process_request_thread(self.connection, self.address)
+            if not self._listener.keep(self):
+                return
+            self._gate.acquire()
+
+    def wake(self) -> None:
+        """Serve `connection`, or end if there is none."""
+        if self.ident is None:
+            self.start()
+        else:
+            self._gate.release()
+
+
 class Listener(ThreadingHTTPServer):
     """A port: bound from the start, listening from `open()` to `close()`.
 
-    One thread accepts, and sleeps until there is something to do; each connection has another.
+    One thread accepts, and sleeps until there is something to do; each connection has a worker.
     After `close()` the port is free and every connection cut; after `join()` the threads have ended.
     """
 
@@ -881,8 +910,9 @@ class Listener(ThreadingHTTPServer):
         self._wake: Alarm | None = None  # for the acceptor
         self._acceptor: threading.Thread | None = None
         self._lock = threading.Lock()  # guards what follows
-        self._connections: dict[threading.Thread, socket.socket] = {}
-        self._last_ended: threading.Thread | None = None
+        self._workers: set[Worker] = set()
+        self._idle: list[Worker] = []
+        self._ended: collections.deque[Worker] = collections.deque()  # or about to end
         self._paused: Alarm | None = None  # for those in pause(), if anybody is
         self.releases = 0
         try:
@@ -940,33 +970,35 @@ class Listener(ThreadingHTTPServer):
                 self._acceptor.join()
             cut(self.socket)  # or a forked child would go on listening,
             self.set_reuse(1)  # or at least keep the port
-            self.cut_connections()
+            self.end_workers()
             self.release()
         self.socket.close()
         if self._wake is not None:
             self._wake.close()
 
-    def cut_connections(self) -> None:
-        """Cut all but that of this thread: who ends us by a request, or in on_call, is still answered."""
+    def end_workers(self) -> None:
+        """Cut every connection but that of this thread: who ends us by a request, or in on_call, is still answered."""
         with self._lock:
-            for thread, connection in self._connections.items():
-                if thread is not threading.current_thread():
-                    cut(connection)
+            for worker in self._workers:
+                if worker.connection is not None and worker is not threading.current_thread():
+                    cut(worker.connection)
                     if EXCLUSIVE is not None:  # on Windows, that does not wake who reads (CPython issue 91913)
-                        socket.close(connection.detach())
+                        socket.close(worker.connection.detach())
+            while self._idle:
+                self._idle.pop().wake()
 
     def serves_this_thread(self) -> bool:
-        """Is the caller in the thread of a connection?"""
+        """Is the caller a worker of ours?"""
         with self._lock:
-            return threading.current_thread() in self._connections
+            return threading.current_thread() in self._workers
 
     def join(self) -> None:
         """Wait until every thread has ended."""
         with self._lock:
-            threads = [*self._connections, *([self._last_ended] if self._last_ended else [])]
+            workers = [*self._workers, *self._ended]
         deadline = time.monotonic() + PATIENCE
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        for worker in workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
 
     # -- The threads
 
@@ -986,40 +1018,36 @@ class Listener(ThreadingHTTPServer):
         self.socket.setblocking(False)
         while not self.closed.is_set():
             self._wake.wait(self.socket, READABLE)
-            self.accept()
-
-    def accept(self) -> None:
-        """Accept everybody who is waiting."""
-        while not self.closed.is_set():
             try:
-                connection, address = self.get_request()
-            except BlockingIOError:  # that was all
-                return
+                self.process_request(*self.get_request())
+            except BlockingIOError:  # the alarm rang, or the client has left again
+                pass
             except OSError:  # out of descriptors: the client waits, and so do we
                 self.closed.wait(0.05)
-                return
-            self.process_request(connection, address)
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         connection, address = self.socket.accept()
-        connection.setblocking(True)  # whatever socket.setdefaulttimeout() says
+        if INHERITED or connection.gettimeout() is not None:  # from our socket, or from socket.setdefaulttimeout()
+            connection.setblocking(True)
         return connection, address[:2]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection in a thread of its own."""
-        thread = threading.Thread(target=self.process_request_thread, args=(request, client_address),
-                                  name="mock_odoo connection", daemon=True)
+        """Have a worker serve a connection."""
         with self._lock:
-            self._connections[thread] = request
+            while self._ended and not self._ended[0].is_alive():
+                self._ended.popleft()
+            worker = self._idle.pop() if self._idle else Worker(self)
+            worker.connection, worker.address = request, client_address
+            self._workers.add(worker)
         try:
-            thread.start()
+            worker.wake()
         except RuntimeError:  # out of threads
             with self._lock:
-                del self._connections[thread]
+                self._workers.discard(worker)
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        me = threading.current_thread()
+        """Serve a connection, in a worker."""
         try:
             if self.app.ssl_context is not None:
                 request = self.secure(request, self.app.ssl_context)
@@ -1028,20 +1056,30 @@ class Listener(ThreadingHTTPServer):
             pass
         except Exception:  # noqa: BLE001 - the other connections go on
             log_bug("a connection failed")
-        finally:
-            with self._lock:
-                request = self._connections.pop(me)
-                previous, self._last_ended = self._last_ended, me
-            self.shutdown_request(request)
-            if previous is not None:  # each sees its predecessor off, so that one is left for join()
-                previous.join()
+
+    def keep(self, worker: Worker) -> bool:
+        """Close the connection that a worker has served; is the worker to wait for another?"""
+        with self._lock:
+            connection, worker.connection = worker.connection, None
+        if connection is not None:
+            self.shutdown_request(connection)
+        with self._lock:
+            kept = not self.closed.is_set() and len(self._idle) < SPARE_WORKERS
+            if kept:
+                self._idle.append(worker)
+            else:
+                self._workers.discard(worker)
+                self._ended.append(worker)
+        return kept
 
     def secure(self, connection: socket.socket, context: ssl.SSLContext) -> socket.socket:
         """Shake hands, in the connection's thread: a silent client keeps nobody else waiting."""
         connection.getpeername()  # OSError where the client has gone, for which wrap_socket() of 3.12 would leak
         tls = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        worker = threading.current_thread()
+        assert isinstance(worker, Worker)
         with self._lock:
-            self._connections[threading.current_thread()] = tls
+            worker.connection = tls
         if self.closed.is_set():  # close() may have cut the plain socket, which is an empty shell by now
             cut(tls)
         tls.do_handshake()

@@ -144,12 +144,21 @@ def in_background(function, *args):
     return thread
 
 
+def until(condition, seconds=5):
+    """Wait for what can only be looked at from outside."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+
+
 def refused(server):
     """Is a new connection refused?"""
     try:
         connect(server).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:  # it is just being closed
+        return False
     return False
 
 
@@ -602,6 +611,12 @@ class TestMemory:
             post(odoo)
         assert odoo.get_calls()[0].reply == word
 
+    def test_headers_of_a_call_may_be_a_hundred(self, odoo):
+        exchange(odoo, request_bytes(BODY, *[f"X-{n}: {n}" for n in range(96)]))
+        (call,) = odoo.get_calls()
+        assert len(call.headers) == 100
+        assert call.headers["x-95"] == "95"
+
     def test_nobody_can_spoil_the_copy_of_another(self, odoo):
         post(odoo)
         odoo.get_received_heartbeats()[0]["buffer_status"]["current_queued"] = 999
@@ -773,6 +788,40 @@ class TestOnCall:
         assert [(record.name, record.levelno, record.getMessage()) for record in caplog.records] == [
             ("mock_odoo", logging.ERROR, "on_call failed")] * 2
         assert "shelf" in caplog.text
+
+    def test_even_a_failing_test_in_it_fails_no_reply(self, fresh, caplog):
+        server = fresh(on_call=lambda call: pytest.fail("on purpose"))
+        assert post(server).status == 200
+        assert "on purpose" in caplog.text
+
+    def test_a_reset_in_it_lets_go_the_reply_on_its_way(self, fresh):
+        server = fresh(on_call=lambda call: server.reset())
+        server.play("ok@60s, stall")
+        assert post(server).status == 200
+
+    def test_who_ends_the_server_in_it_is_still_answered(self, fresh):
+        server = fresh(on_call=lambda call: server.stop())
+        assert post(server).status == 200
+        assert refused(server)
+
+    def test_its_thread_is_waited_for_after_an_outage_of_its_own_making(self, fresh, new_threads):
+        entered, leave = threading.Event(), threading.Event()
+
+        def on_call(call):
+            server.down(0)
+            entered.set()
+            leave.wait(5)
+
+        server = fresh(on_call=on_call)
+        client = in_background(post, server)
+        entered.wait(5)
+        stopping = in_background(server.stop)
+        until(lambda: refused(server))
+        assert stopping.is_alive()
+        leave.set()
+        stopping.result()
+        assert new_threads() == []
+        client.result()
 
     def test_it_may_steer_the_server(self, fresh):
         def on_call(call):
@@ -1355,16 +1404,14 @@ class TestLettingGo:
         assert odoo.get_call_count() == 0
 
     @pytest.mark.parametrize("script", SLOW)
-    def test_a_client_that_leaves_ends_it(self, fresh, new_threads, script):
+    def test_a_client_that_leaves_ends_it(self, fresh, script):
         server = fresh()
         server.play(f"{script}*")
         with connect(server) as connection:
             connection.sendall(request_bytes(close=False))
             server.wait_for_calls(1)
-            (thread,) = [thread for thread in new_threads() if thread.name.endswith("connection")]
-            assert thread.is_alive()
-        thread.join(5)
-        assert not thread.is_alive()
+            assert server._listener._idle == []
+        until(lambda: len(server._listener._idle) == 1)
 
     @pytest.mark.skipif(not hasattr(mock_odoo.select, "POLLRDHUP"), reason="elsewhere, bytes look like leaving")
     def test_a_client_that_sends_more_has_not_left(self, fresh):
@@ -1497,6 +1544,7 @@ class TestLifecycle:
         ({"port": "8069"}, TypeError, "not '8069'"), ({"port": True}, TypeError, "not True"), ({"host": None}, TypeError, "host must be text"),
         ({"max_calls": 0}, ValueError, "max_calls must be a whole number, 1 or more, not 0"), ({"max_calls": "9"}, TypeError, "max_calls"),
         ({"strict": 1}, TypeError, "strict must be True or False"), ({"ssl_context": "cert.pem"}, TypeError, "ssl_context must be an ssl"),
+        ({"ssl_context": ssl.create_default_context()}, ValueError, "ssl_context must be a server's"),
         ({"control": "yes"}, TypeError, "control must be True or False")])
     def test_bad_arguments_are_named(self, kwargs, error, complaint):
         with pytest.raises(error, match=re.escape(complaint)):
@@ -1588,15 +1636,16 @@ class TestLifecycle:
         assert connections == []
 
     @on_linux
-    def test_finished_connections_leave_no_thread_and_no_descriptor(self, fresh):
+    def test_finished_connections_leave_no_descriptor_and_few_threads(self, fresh, new_threads):
         server = fresh()
-        post(server)
         before = descriptors()
-        for _ in range(200):
-            assert post(server).status == 200
+        for _ in range(5):
+            for thread in [in_background(post, server) for _ in range(60)]:
+                assert thread.result().status == 200
+        until(lambda: descriptors() <= before and len(new_threads()) <= 1 + mock_odoo.SPARE_WORKERS)
         server.stop()
-        assert descriptors() <= before
-        assert len(server._listener._connections) == 0
+        assert new_threads() == []
+        assert len(server._listener._ended) < 60
 
     def test_an_abandoned_server_lets_its_process_end(self):
         code = "import mock_odoo; server = mock_odoo.MockOdooServer(port=0); server.start(); print(server.port)"
@@ -1623,6 +1672,52 @@ class TestLifecycle:
         finally:
             os.close(writing)
             os.waitpid(child, 0)
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+    @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+    def test_a_forked_child_that_stops_its_copy_does_not_stop_ours(self, fresh):
+        server = fresh()
+        child = os.fork()
+        if not child:
+            server.stop()
+            os._exit(0)
+        assert os.waitpid(child, 0) == (child, 0)
+        assert post(server).status == 200
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+    @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+    def test_a_child_forked_during_an_outage_does_not_hold_the_port(self, fresh):
+        server = fresh()
+        server.down()
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+        os.close(reading)
+        try:
+            server.up()
+            assert post(server).status == 200
+            server.down()
+            server.stop()
+            server.start()
+            assert post(server).status == 200
+        finally:
+            os.close(writing)
+            os.waitpid(child, 0)
+
+    def test_what_has_come_before_stop_is_not_answered_after_it(self, fresh):
+        entered, leave = threading.Event(), threading.Event()
+        server = fresh(on_call=lambda call: (entered.set(), leave.wait(5)))
+        with connect(server) as connection:
+            connection.sendall(request_bytes(close=False) * 5)
+            entered.wait(5)
+            stopping = in_background(server.stop)
+            until(lambda: refused(server))
+            leave.set()
+            stopping.result()
+        assert server.get_call_count() == 1
 
     def test_out_of_descriptors_it_waits_and_goes_on(self, fresh, monkeypatch):
         server = fresh()
@@ -1692,8 +1787,7 @@ class TestOutage:
         server = fresh()
         server.down(seconds=0.05)
         assert refused(server)
-        while refused(server):
-            pass
+        until(lambda: not refused(server))
         assert post(server).status == 200
 
     def test_the_last_word_on_its_length_counts(self, fresh):
@@ -1861,6 +1955,13 @@ class TestTLS:
             secure.stop()
             assert new_threads() == []
 
+    def test_a_client_that_resets_leaves_nothing_open(self, secure, trusting, recwarn):
+        for _ in range(50):
+            connection = connect(secure)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+        assert self.post(secure, trusting) == (200, SUCCESS)
+
     def test_a_client_without_tls_is_turned_away(self, secure, trusting, caplog):
         with connect(secure) as connection:
             connection.sendall(request_bytes())
@@ -1874,8 +1975,17 @@ class TestTLS:
         assert self.post(secure, trusting) == (200, SUCCESS)
         assert caplog.records == []
 
+    def test_reset_is_real_beneath_tls(self, secure, trusting):
+        secure.play("reset*20")
+        for _ in range(20):
+            with trusting.wrap_socket(connect(secure), server_hostname="localhost") as connection:
+                connection.sendall(request_bytes())
+                with pytest.raises(ConnectionResetError):
+                    while socket.socket.recv(connection, 65536):
+                        pass
+
     @pytest.mark.parametrize(("fault", "errors"), [
-        ("reset", ConnectionResetError), ("close", (http.client.RemoteDisconnected, ssl.SSLError)),
+        ("reset", (ConnectionResetError, http.client.RemoteDisconnected, ssl.SSLError)), ("close", (http.client.RemoteDisconnected, ssl.SSLError)),
         ("truncate", (http.client.IncompleteRead, ssl.SSLError)), ("garbage", http.client.BadStatusLine), ("stall", socket.timeout)])
     def test_faults_are_as_real(self, secure, trusting, fault, errors):
         secure.play(fault)
@@ -2074,8 +2184,7 @@ class TestControl:
             assert drain(idle)[0] == b""
         steered.up()
         assert control(steered, "POST", "down", {"seconds": 0.01})[0] == 200
-        while refused(steered):
-            pass
+        until(lambda: not refused(steered))
         assert post(steered).status == 200
 
     def test_wait_answers_when_the_calls_are_there(self, steered):
@@ -2093,8 +2202,7 @@ class TestControl:
 
     def test_wait_does_not_hold_up_stop(self, steered, new_threads):
         waiting = in_background(control, steered, "GET", "wait?calls=2&timeout=60")
-        while not any("connection" in thread.name for thread in new_threads()):
-            pass
+        until(lambda: any(thread.name == "mock_odoo worker" for thread in new_threads()))
         steered.stop()
         assert new_threads() == []
         result = waiting.result()  # cut, or told in time that there is nothing to wait for
