@@ -182,6 +182,8 @@ class Reply:
                  *, delay: float = 0.0, fault: str | None = None) -> None:
         self.status = check_whole("status", status, 200, 599)
         self.body = None if body is None else encode(body)
+        if headers is not None and not hasattr(headers, "items"):
+            raise TypeError(f"headers must map text to text, not {headers!r:.80}")
         self.headers = dict(headers or {})
         for name, value in self.headers.items():
             check_header(name, value)
@@ -950,11 +952,12 @@ class Listener(ThreadingHTTPServer):
             raise
 
     def server_activate(self) -> None:
-        """Listen. Clients can connect when this returns."""
-        self.set_reuse(1)
-        super().server_activate()
-        self.is_open = True
-        self._due.set()
+        """Listen, if that is not done yet. Clients can connect when this returns."""
+        if not self.is_open:
+            self.set_reuse(1)
+            super().server_activate()
+            self.is_open = True
+            self._due.set()
 
     def close(self) -> None:
         """Refuse and cut every connection; harmless when done before."""
@@ -1203,10 +1206,7 @@ class MockOdooServer:
     def is_running(self) -> bool:
         """True from `start()` to `stop()`, also during an outage."""
         with self._lifecycle:
-            return self._is_running()
-
-    def _is_running(self) -> bool:
-        return self._listener is not None and not self._listener.closed.is_set()
+            return self._running() is not None
 
     @property
     def url(self) -> str:
@@ -1226,7 +1226,7 @@ class MockOdooServer:
         Raises OSError where the address cannot be had, RuntimeError where the server runs already.
         """
         with self._lifecycle:
-            if self._is_running():
+            if self._running() is not None:
                 raise RuntimeError(f"already running at {self.url}; call stop() first")
             self._listen(0.0)
 
@@ -1254,7 +1254,7 @@ class MockOdooServer:
         """
         seconds = None if seconds is None else check_seconds("seconds", seconds)
         with self._lifecycle:
-            self._get_running()
+            self._needs_running()
             self._close()
             self._listen(seconds)
         self._join()
@@ -1262,16 +1262,16 @@ class MockOdooServer:
     def up(self) -> None:
         """End an outage; harmless when there is none. Raises RuntimeError where the server does not run."""
         with self._lifecycle:
-            self._end_outage(self._get_running())
+            self._needs_running().server_activate()
 
-    def _get_running(self) -> Listener:
-        if self._listener is None or self._listener.closed.is_set():
+    def _running(self) -> Listener | None:
+        return None if self._listener is None or self._listener.closed.is_set() else self._listener
+
+    def _needs_running(self) -> Listener:
+        listener = self._running()
+        if listener is None:
             raise RuntimeError("not running; call start() first")
-        return self._listener
-
-    def _end_outage(self, listener: Listener) -> None:
-        if not listener.is_open:
-            listener.server_activate()
+        return listener
 
     def _listen(self, after: float | None) -> None:
         """Have a new listener, which opens after so many seconds; with None, when it is told to."""
@@ -1377,10 +1377,10 @@ class MockOdooServer:
         """Forget the calls, end the script and any outage, let go every reply that is delayed."""
         self._scenario.reset()
         with self._lifecycle:
-            if self._is_running():
-                listener = self._get_running()
+            listener = self._running()
+            if listener is not None:
                 listener.release()
-                self._end_outage(listener)
+                listener.server_activate()
 
     def wait_for_heartbeats(self, n: int, timeout: float = 5.0) -> list[Any]:
         """Block until `n` heartbeats have been accepted since the last reset, and return all there are.
@@ -1396,11 +1396,13 @@ class MockOdooServer:
         return self.get_calls()
 
     def _wait(self, what: str, n: int, timeout: float) -> None:
-        listener = self._serving()  # if any, stop() waits for us, so we must not wait for more
-        self._scenario.wait(what, n, timeout, bool if listener is None else listener.closed.is_set)
+        serving = self._serving()  # if one is, stop() waits for us, and we must not wait for more
+        self._scenario.wait(what, n, timeout, lambda: serving is not None and serving.closed.is_set())
 
     def __repr__(self) -> str:
-        state = "stopped" if not self.is_running else "running" if self._listener and self._listener.is_open else "down"
+        with self._lifecycle:
+            listener = self._running()
+        state = "stopped" if listener is None else "running" if listener.is_open else "down"
         script, loop = self._scenario.script()
         looping = " in a loop" if loop else ""
         return f"<{type(self).__name__} {self.url} {state}, script '{script}'{looping}, {self.get_call_count()} calls>"
@@ -1543,11 +1545,11 @@ class Journal:
         except OSError as error:  # better now than at the first call
             raise OSError(error.errno, f"cannot write the journal {path}: {error.strerror}") from None
 
-    def add(self, line: str) -> None:
+    def add(self, call: Call) -> None:
         try:
             if not os.path.exists(self.path):
                 self.complain("it vanished, and is begun again")
-            data = b"\n" * self.is_torn + line.encode() + b"\n"
+            data = (b"\n" if self.is_torn else b"") + call_as_json(call).encode() + b"\n"
             with open(self.path, "ab", buffering=0) as file:
                 self.is_torn = file.write(data) < len(data)
             if self.is_torn:
@@ -1586,11 +1588,10 @@ class Reporter:
         """Print the text, or the fields as JSON."""
         tell(json.dumps(fields) if self.as_json else text, sys.stdout)
 
-    def add(self, call: Call, line: str, script: str) -> None:
-        if self.is_quiet:
-            return
-        if not tell(line if self.as_json else self.describe(call, script), sys.stdout):
-            self.is_quiet = True  # `| head` has had enough
+    def add(self, call: Call, script: str) -> None:
+        if not self.is_quiet:
+            line = call_as_json(call) if self.as_json else self.describe(call, script)
+            self.is_quiet = not tell(line, sys.stdout)  # `| head` has had enough
 
     def describe(self, call: Call, script: str) -> str:
         """Such as "12:00:30  503  KKT-001  buffer 6/200 (3.0%)  breaker CLOSED  script: 503"."""
@@ -1735,10 +1736,9 @@ def main(argv: list[str] | None = None) -> int:
             journal = None if args.journal is None else Journal(args.journal)
 
             def on_call(call: Call) -> None:
-                line = call_as_json(call)
                 if journal is not None:
-                    journal.add(line)
-                reporter.add(call, line, server.script)
+                    journal.add(call)
+                reporter.add(call, server.script)
 
             server = make_server(args, None if args.quiet and journal is None else on_call)
             server.start()

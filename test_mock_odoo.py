@@ -560,6 +560,7 @@ class TestReply:
         ((), {"headers": {"X\r\nY": "a"}}, ValueError, "is no header name"),
         ((), {"headers": {"": "a"}}, ValueError, "is no header name"),
         ((), {"headers": {"X": 5}}, TypeError, "text to text"),
+        ((), {"headers": "X: 5"}, TypeError, "text to text, not 'X: 5'"),
         ((), {"delay": -1}, ValueError, "delay must be from 0 to 86400 seconds, not -1"),
         ((), {"delay": float("nan")}, ValueError, "not nan"),
         ((), {"delay": "2s"}, TypeError, "number of seconds, not '2s'"),
@@ -2491,6 +2492,11 @@ class TestCommandLine:
             assert f"'{module}'" not in done.stdout
 
 
+def a_call(number):
+    head = mock_odoo.Head(request_bytes(b""))
+    return Call(number, mock_odoo.Request(head, ("127.0.0.1", 50000)), Reply())
+
+
 class TestJournal:
     def test_every_answered_heartbeat_survives_a_kill(self, launch, tmp_path):
         path = tmp_path / "journal.jsonl"
@@ -2514,11 +2520,11 @@ class TestJournal:
 
     def test_a_vanished_file_is_told_once_and_begun_again(self, tmp_path, capsys):
         journal = mock_odoo.Journal(str(tmp_path / "journal"))
-        journal.add("1")
-        for number in ("2", "3"):
+        journal.add(a_call(1))
+        for number in (2, 3):
             (tmp_path / "journal").unlink()
-            journal.add(number)
-        assert (tmp_path / "journal").read_text() == "3\n"
+            journal.add(a_call(number))
+        assert json.loads((tmp_path / "journal").read_text())["number"] == 3
         assert capsys.readouterr().err == f"mock_odoo: journal {tmp_path / 'journal'}: it vanished, and is begun again; the server goes on\n"
 
     def test_a_vanished_folder_is_told_once(self, tmp_path, capsys):
@@ -2527,12 +2533,12 @@ class TestJournal:
         journal = mock_odoo.Journal(str(folder / "journal"))
         (folder / "journal").unlink()
         folder.rmdir()
-        journal.add("1")
-        journal.add("2")
+        journal.add(a_call(1))
+        journal.add(a_call(2))
         assert capsys.readouterr().err.count("\n") == 1
         folder.mkdir()
-        journal.add("3")
-        assert (folder / "journal").read_text() == "3\n"
+        journal.add(a_call(3))
+        assert json.loads((folder / "journal").read_text())["number"] == 3
 
     @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full disk to be had")
     def test_a_full_disk_stops_neither_server_nor_replies(self, launch):
@@ -2563,10 +2569,11 @@ class TestJournal:
                 return self.file.write(data[:left.pop()] if left else data)
 
         monkeypatch.setattr("builtins.open", lambda *args, **kwargs: Tiny(real(*args, **kwargs)))
-        journal.add('{"n": 1}')
-        journal.add('{"n": 2}')
+        journal.add(a_call(1))
+        journal.add(a_call(2))
         monkeypatch.undo()
-        assert path.read_text() == '{"n\n{"n": 2}\n'
+        torn, whole = path.read_text().splitlines()
+        assert (torn, json.loads(whole)["number"]) == ('{"n', 2)
         assert "in part" in capsys.readouterr().err
 
 
