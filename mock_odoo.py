@@ -27,7 +27,6 @@ import functools
 import http.client
 import io
 import json
-import operator
 import os
 import re
 import reprlib
@@ -51,22 +50,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "MockOdooServer", "Reply", "main"]
 
-MAX_HEAD = 65536  # bytes of request line and headers
-MAX_HEADERS = 100
-MAX_BODY = 1 << 20  # bytes
-MAX_DEPTH = 200  # levels of JSON, which every Python can read, and write again
-TOO_LONG = f"the body is longer than {MAX_BODY} bytes"
-MAX_SECONDS = 86400  # nothing is delayed, and nobody waits, for more than a day
-DRIP_INTERVAL = 0.1  # seconds between two bytes: short for a time-out per read, long for the whole reply
-LINGER = 2.0  # seconds for which a client is heard out whose request was not read to its end
-SPARE_WORKERS = 32  # threads that wait for a connection to serve
-PATIENCE = 5.0  # seconds that stop() gives the threads to end; only an on_call that hangs needs more
+MAX_SECONDS = 86400  # the longest delay, outage or wait that can be asked for; `stall` and `down()` have no limit
+MAX_TIMES = 10**18 - 1
 FOREVER = float("inf")
 HTML = "text/html; charset=utf-8"
 
 
 def check_whole(name: str, value: int, low: int, high: float = FOREVER) -> int:
-    """Return `value`, or say by TypeError or ValueError which whole numbers `name` may be."""
+    """Return `value`; raise TypeError or ValueError unless it is a whole number in range."""
     allowed = f"a whole number, {low} or more" if high == FOREVER else f"a whole number from {low} to {high}"
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be {allowed}, not {value!r:.80}")
@@ -76,16 +67,16 @@ def check_whole(name: str, value: int, low: int, high: float = FOREVER) -> int:
 
 
 def check_seconds(name: str, value: float) -> float:
-    """Return `value` as a float, or say by TypeError or ValueError which times `name` may be."""
+    """Return `value` as a float; raise TypeError or ValueError unless it is a time in range."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number of seconds, not {value!r:.80}")
-    if not 0 <= value <= MAX_SECONDS:  # NaN is neither
+    if not 0 <= value <= MAX_SECONDS:  # written so that NaN fails too
         raise ValueError(f"{name} must be from 0 to {MAX_SECONDS} seconds, not {value!r:.80}")
     return float(value)
 
 
 def check_flag(name: str, value: bool) -> bool:
-    """Return `value`, or say by TypeError that `name` must be True or False."""
+    """Return `value`; raise TypeError unless it is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {value!r:.80}")
     return value
@@ -101,6 +92,8 @@ def log_bug(message: str) -> None:
 # ------------------------------------------------------------------------------------------
 # JSON
 # ------------------------------------------------------------------------------------------
+
+MAX_DEPTH = 200  # levels, which every Python can read, and write again
 
 
 def encode(body: object) -> bytes:
@@ -158,7 +151,7 @@ def depth(text: str) -> int:
 
 TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, section 5.6.2
 
-#: The ways to spoil a reply; each is a method `send_...` of the Handler.
+#: The ways to spoil a reply. A new one is a name here and a method `send_...` of the Handler.
 FAULTS = ("reset", "close", "truncate", "garbage", "stall", "drip")
 
 
@@ -174,8 +167,9 @@ class Reply:
 
         Reply(429, {"error": "slow down"}, headers={"Retry-After": "5"})
 
-    A 2xx reply in JSON that is sent whole accepts the heartbeat (RFC 9110, section 15.3); every other
-    one refuses it. Raises TypeError or ValueError for what cannot be sent.
+    A 2xx reply that is sent whole accepts the heartbeat (RFC 9110, section 15.3), unless its body was
+    given as text or bytes; every other one refuses it. Raises TypeError or ValueError for what cannot
+    be sent.
     """
 
     def __init__(self, status: int = 200, body: object = None, headers: Mapping[str, str] | None = None,
@@ -193,7 +187,7 @@ class Reply:
         self.fault = fault
         self.is_json = not isinstance(body, (str, bytes))
         self.accepts = status < 300 and fault in (None, "drip") and self.is_json
-        self.word = fault or ("ok" if status == 200 else str(status))  # in a script, or the nearest to it
+        self.word = fault or ("ok" if status == 200 and self.is_json else str(status))  # in a script, or the nearest to it
 
     def __str__(self) -> str:
         return self.word + format_delay(self.delay)
@@ -208,24 +202,17 @@ def check_header(name: str, value: str) -> None:
         raise TypeError(f"headers must map text to text, not {name!r:.80} to {value!r:.80}")
     if not re.fullmatch(TOKEN, name):
         raise ValueError(f"{name!r:.80} is no header name")
-    if re.search("[\0\r\n]", value) or value.encode("latin-1", "replace").decode("latin-1") != value:
+    if not re.fullmatch("[\t\x20-\x7e\x80-\xff]*", value):  # RFC 9110, section 5.5
         raise ValueError(f"header {name} must be one line of Latin-1 text, not {value!r:.80}")
 
 
-#: The words of a script, beside the statuses. A new fault is one more row.
+#: The words of a script, beside the statuses.
 NAMED = {
     "ok": Reply(),
-    "reset": Reply(body=b"", fault="reset"),
-    "close": Reply(body=b"", fault="close"),
-    "truncate": Reply(fault="truncate"),
-    "garbage": Reply(body=b"\x15\x03\x01\x00\x02\x02\x46 this is not HTTP\r\n\r\n", fault="garbage"),
-    "stall": Reply(body=b"", fault="stall"),
-    "drip": Reply(fault="drip"),
+    **{fault: Reply(fault=fault) for fault in FAULTS},
     "html": Reply(200, "<!DOCTYPE html>\n<title>Welcome</title>\n<p>Please accept our terms of use.\n", {"Content-Type": HTML}),
     "login": Reply(303, b"", {"Location": "/web/login"}),
 }
-for _word, _reply in NAMED.items():
-    _reply.word = _word
 
 
 class Step:
@@ -263,21 +250,20 @@ def parse_step(text: str) -> Step:
     rest, star, count = (part.strip() for part in text.partition("*"))
     word, at, delay = (part.strip() for part in rest.partition("@"))
     if word in NAMED:
-        reply = NAMED[word]
+        reply = copy.copy(NAMED[word])
+        reply.word = word
     elif re.fullmatch("[2-5][0-9][0-9]", word):
         reply = Reply(int(word))
     else:
-        raise ValueError(f"step '{text:.80}': '{word:.80}' is no reply; there are {', '.join(NAMED)} and the statuses 200 to 599, "
-                         "with a delay (@2s, @250ms) and a count (*3, or * for ever) behind")
+        raise ValueError(f"step '{text:.80}': '{word:.80}' is no reply; expected one of {', '.join(NAMED)} or a status from 200 to "
+                         "599, then maybe a delay (@2s, @250ms) and a count (*3, or * for ever)")
     if at:
         match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(m?s)", delay)
-        seconds = float(match.group(1)) * (0.001 if match.group(2) == "ms" else 1) if match else -1.0
-        if not 0 <= seconds <= MAX_SECONDS:
-            raise ValueError(f"step '{text:.80}': '{delay:.80}' is no delay; after @ stands 250ms or 2s, at most {MAX_SECONDS}s")
-        reply = copy.copy(reply)
-        reply.delay = seconds
-    if count and not re.fullmatch("[0-9]{1,18}", count):
-        raise ValueError(f"step '{text:.80}': '{count:.80}' is no count; after * stands a whole number, or nothing for ever")
+        reply.delay = float(match.group(1)) / (1000 if match.group(2) == "ms" else 1) if match else -1.0
+        if not 0 <= reply.delay <= MAX_SECONDS:
+            raise ValueError(f"step '{text:.80}': '{delay:.80}' is no delay; it is written like @2s or @250ms, up to @{MAX_SECONDS}s")
+    if count and not re.fullmatch("[0-9]{1,18}", count):  # MAX_TIMES
+        raise ValueError(f"step '{text:.80}': '{count:.80}' is no count; it is written like *3, or * for ever, behind any delay")
     return Step(reply, int(count or 1) if count or not star else FOREVER)
 
 
@@ -295,20 +281,20 @@ class Call:
                    request itself was refused ("400")
     `accepted`     True where the client is sent the full success reply
     `client`       (host, port)
-    `body`         the bytes that came; none where the request was refused unread
+    `body`         the bytes that came; b"" where the request was refused unread
     """
 
-    __slots__ = ("accepted", "arrived", "body", "client", "head", "number", "received_at", "reply")
+    __slots__ = ("_arrived", "_head", "accepted", "body", "client", "number", "received_at", "reply")
 
-    def __init__(self, number: int, request: Request, reply: Reply) -> None:
+    def __init__(self, number: int, reply: Reply, client: tuple[str, int], head: bytes, body: bytes) -> None:
         self.number = number
         self.received_at = time.time()
-        self.arrived = time.perf_counter()  # for intervals, which must not suffer when the wall clock is set
+        self._arrived = time.perf_counter()  # for intervals, which must not suffer when the wall clock is set
         self.reply = reply.word
         self.accepted = reply.accepts
-        self.client = request.client
-        self.head = request.head.raw
-        self.body = request.body
+        self.client = client
+        self.body = body
+        self._head = head
 
     @property
     def payload(self) -> Any:
@@ -321,7 +307,7 @@ class Call:
     @property
     def headers(self) -> http.client.HTTPMessage:
         """The headers as they came: a mapping that ignores case, whose `get_all` gives repeated ones."""
-        lines = self.head.partition(b"\n")[2].decode("latin-1")
+        lines = self._head.partition(b"\n")[2].decode("latin-1")
         return email.parser.Parser(_class=http.client.HTTPMessage).parsestr(lines)
 
     def __repr__(self) -> str:
@@ -377,15 +363,15 @@ class Scenario:
                 self._steps.append(Step(step.reply))
         return step.reply
 
-    def take(self, request: Request) -> Reply:
-        """Give a call the next reply and record it; the reply is sent after that."""
+    def take(self, client: tuple[str, int], head: bytes, body: bytes, problem: Reply | None) -> Reply:
+        """Record a call, with its reply: the next of the script, or the `problem` that a server which works would see."""
         with self._changed:
             reply = self._next()
-            if reply.accepts and request.problem is not None:  # only a server that works looks at the request
-                reply = request.problem
+            if reply.accepts and problem is not None:
+                reply = problem
             self._counts["calls"] += 1
             self._counts["heartbeats"] += reply.accepts
-            call = Call(self._counts["calls"], request, reply)
+            call = Call(self._counts["calls"], reply, client, head, body)
             self._calls.append(call)
             if self._on_call is not None:
                 self._unreported.append(call)
@@ -424,8 +410,9 @@ class Scenario:
             self._changed.wait_for(lambda: self._counts[what] >= n or given_up(), timeout)
             count, replies = self._counts[what], [call.reply for call in self._calls]
         if count < n:
+            cause = "the server was stopped; " if given_up() else ""
             timeline = ", ".join(["..."] * (len(replies) > 20) + replies[-20:])
-            raise TimeoutError(f"{count} of {n} {what} in {timeout} s; " + (f"calls: {timeline}" if replies else "no calls"))
+            raise TimeoutError(f"{cause}{count} of {n} {what} in {timeout} s; " + (f"calls: {timeline}" if replies else "no calls"))
 
     def wake(self) -> None:
         """Have those who wait see whether they are given up."""
@@ -453,7 +440,7 @@ def is_number(value: object) -> bool:
 
 
 def is_count(value: object) -> bool:
-    return is_number(value) and isinstance(value, int) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def is_object(value: object) -> bool:
@@ -480,7 +467,7 @@ def contract_problems(payload: dict[str, Any]) -> list[str]:
         parent, _, name = path.rpartition(".")
         fields = payload.get(parent) if parent else payload
         if not isinstance(fields, dict):
-            continue  # has been told
+            continue  # that the parent is missing or malformed is told already
         if name not in fields:
             problems.append(f"{path}: missing")
         elif not fits(fields[name]):
@@ -495,9 +482,16 @@ def contract_problems(payload: dict[str, Any]) -> list[str]:
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])")
 HEADER_LINE = re.compile(rf"({TOKEN}):([^\0\r\n]*)")
 BLANK = (b"\r\n", b"\n")
+MAX_HEAD = 65536  # bytes of request line and headers
+MAX_HEADERS = 100
+MAX_BODY = 1 << 20  # bytes
+TOO_LONG = f"the body is longer than {MAX_BODY} bytes"
+LINGER = 2.0  # seconds for which a client is heard out whose request was not read to its end
+DRIP_INTERVAL = 0.1  # seconds between two bytes: short for a time-out per read, long for the whole reply
+GARBAGE = b"\x15\x03\x01\x00\x02\x02\x46 this is not HTTP\r\n\r\n"
 
 
-class Refused(Exception):
+class ProtocolError(Exception):
     """Bytes that are no request; nobody can tell where the next one would begin."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -506,49 +500,49 @@ class Refused(Exception):
 
 
 class Head:
-    """A request line and headers, read strictly: what two servers could understand in two ways is Refused (RFC 9112)."""
+    """A request line and headers, read strictly: what two servers could understand in two ways is a ProtocolError (RFC 9112)."""
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
         lines = re.split("\r?\n", raw.decode("latin-1"))
         match = REQUEST_LINE.fullmatch(lines[0])
         if not match:
-            raise Refused(400, f"malformed request line {lines[0]!r:.80}; it should be like 'GET /health HTTP/1.1'")
+            raise ProtocolError(400, f"malformed request line {lines[0]!r:.80}; it should be like 'GET /health HTTP/1.1'")
         self.method, target, major, minor = match.groups()
         if major != "1":
-            raise Refused(505, f"HTTP/{major}.{minor} is not spoken here; HTTP/1.1 is")
+            raise ProtocolError(505, f"HTTP/{major}.{minor} is not spoken here; HTTP/1.1 is")
         self.path, _, self.query = re.sub("^(?i:https?)://[^/?]*", "", target).partition("?")
         self.fields: dict[str, str] = {}  # by lower-case name; repeated ones joined by commas
         for line in lines[1:-2]:
             match = HEADER_LINE.fullmatch(line)
             if not match:
-                raise Refused(400, f"malformed header line {line!r:.80}; it should be like 'Name: value'")
+                raise ProtocolError(400, f"malformed header line {line!r:.80}; it should be like 'Name: value'")
             name, value = match.group(1).lower(), match.group(2).strip(" \t")
             self.fields[name] = f"{self.fields[name]}, {value}" if name in self.fields else value
-        self.is_old = minor == "0"
+        self.is_http_1_0 = minor == "0"
         options = [option.strip().lower() for option in self.fields.get("connection", "").split(",")]
-        self.keep_alive = "close" not in options and (not self.is_old or "keep-alive" in options)
+        self.keep_alive = "close" not in options and (not self.is_http_1_0 or "keep-alive" in options)
         self.is_chunked = self._is_chunked()
         self.length = self._content_length()
         self.expects_continue = (self.fields.get("expect", "").lower() == "100-continue"
-                                 and not self.is_old and (self.is_chunked or self.length > 0))
+                                 and not self.is_http_1_0 and (self.is_chunked or self.length > 0))
 
     def _is_chunked(self) -> bool:
         coding = self.fields.get("transfer-encoding")
         if coding is None:
             return False
-        if self.is_old or "content-length" in self.fields:
-            raise Refused(400, f"Transfer-Encoding does not go with {'HTTP/1.0' if self.is_old else 'Content-Length'}")
+        if self.is_http_1_0 or "content-length" in self.fields:
+            raise ProtocolError(400, f"Transfer-Encoding does not go with {'HTTP/1.0' if self.is_http_1_0 else 'Content-Length'}")
         if coding.lower() != "chunked":
-            raise Refused(501, f"Transfer-Encoding {coding!r:.80} is not understood; 'chunked' is")
+            raise ProtocolError(501, f"Transfer-Encoding {coding!r:.80} is not understood; 'chunked' is")
         return True
 
     def _content_length(self) -> int:
         first, *others = (length.strip(" \t") for length in self.fields.get("content-length", "0").split(","))
         if not re.fullmatch("[0-9]+", first):
-            raise Refused(400, f"Content-Length must be plain digits, not {first!r:.80}")
+            raise ProtocolError(400, f"Content-Length must be plain digits, not {first!r:.80}")
         if any(length != first for length in others):
-            raise Refused(400, f"Content-Lengths that differ: {self.fields['content-length']:.80}")
+            raise ProtocolError(400, f"Content-Lengths that differ: {self.fields['content-length']:.80}")
         return int(first) if len(first.lstrip("0")) < 19 else sys.maxsize
 
 
@@ -558,15 +552,16 @@ parse_head = functools.lru_cache(maxsize=32)(Head)  # a client sends the same he
 class Request:
     """What came, who is to answer it, and what is wrong with it, if anything."""
 
-    __slots__ = ("answer", "body", "client", "head", "payload", "problem")
+    __slots__ = ("answer", "body", "client", "head", "payload", "problem", "success")
 
     def __init__(self, head: Head, client: tuple[str, int]) -> None:
         self.head = head
         self.client = client
         self.body = b""
         self.payload: dict[str, Any] = {}
+        self.success = b"{}"  # what the service says when it accepts
         self.problem: Reply | None = None
-        self.answer: Callable[[Request], Reply] | None = None
+        self.answer: Callable[[Request], Reply] = tell_problem
 
     def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None, **more: object) -> None:
         """Note what is wrong, unless something else has been noted."""
@@ -588,6 +583,12 @@ class Request:
                 self.refuse(400, f"the body must be a JSON object, not {reprlib.repr(payload)}")
 
 
+def tell_problem(request: Request) -> Reply:
+    """Answer what nobody else does: a path or a method that is not there."""
+    assert request.problem is not None
+    return request.problem
+
+
 def phrase(status: int) -> str:
     return http.client.responses.get(status, f"Status {status}")
 
@@ -606,28 +607,28 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # or the second small reply would wait 40 ms for an ACK
     server: Listener
     rfile: io.BufferedReader
-    unread = False  # may the client have sent what nobody reads?
+    must_linger = False  # may the client go on sending what nobody reads?
 
     def handle(self) -> None:
         if self.rfile.peek(1)[:1] == b"\x16":  # a TLS hello need not hold the line break that readline() awaits
             self.send_error(400, "this is TLS, and the port speaks plain HTTP")
         else:
             super().handle()
-        if self.unread:
-            self.hang_up()
+        if self.must_linger:
+            self.lingering_close()
 
     def handle_one_request(self) -> None:
         """Read a request and answer it; `close_connection` tells whether it was the last."""
         self.close_connection = True
         try:
             request = self.read_request()
-        except Refused as refusal:
-            self.send_error(refusal.status, str(refusal))
+        except ProtocolError as error:
+            self.send_error(error.status, str(error))
             return
         self.check_open()
-        self.since = self.server.releases
+        self.generation = self.server.generation
         try:
-            reply = self.find_reply(request)
+            reply = request.answer(request)
             self.close_connection = self.close_connection or self.server.closed.is_set()
             head, body = self.compose(reply, request)
         except Exception:  # noqa: BLE001 - whatever it is, the client gets an answer
@@ -638,15 +639,9 @@ class Handler(BaseHTTPRequestHandler):
             self.pause(reply.delay)
         getattr(self, f"send_{reply.fault or 'whole'}")(head, body)
 
-    def find_reply(self, request: Request) -> Reply:
-        if request.answer is not None:
-            return request.answer(request)
-        assert request.problem is not None
-        return request.problem
-
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer, in JSON, what is no request, and close."""
-        self.leave()
+        """Answer, in JSON, what is no request, and close. (The name is http.server's, should it ever call it.)"""
+        self.close_after_this()
         self.send_whole(*self.compose(Reply(code, {"error": message})))
 
     # -- Reading
@@ -659,7 +654,7 @@ class Handler(BaseHTTPRequestHandler):
         if head.length > MAX_BODY:
             request.refuse(413, TOO_LONG)
         if head.length > MAX_BODY or (head.expects_continue and request.problem is not None):
-            self.leave()  # the body is not worth reading, or may never come
+            self.close_after_this()  # the body is not worth reading, or may never come
             return request
         if head.expects_continue:
             self.connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -681,7 +676,7 @@ class Handler(BaseHTTPRequestHandler):
         lines, size = [line], len(line)
         while line not in BLANK:
             if size >= MAX_HEAD or len(lines) > MAX_HEADERS + 1:
-                raise Refused(431, f"more than {MAX_HEADERS} headers, or {MAX_HEAD} bytes of them")
+                raise ProtocolError(431, f"more than {MAX_HEADERS} headers, or {MAX_HEAD} bytes of them")
             if not line.endswith(b"\n"):
                 raise ConnectionAbortedError("the client left")
             line = self.rfile.readline(MAX_HEAD)
@@ -708,15 +703,15 @@ class Handler(BaseHTTPRequestHandler):
             line = self.rfile.readline(MAX_HEAD)
             match = re.fullmatch(rb"([0-9A-Fa-f]{1,8})[ \t]*(;[^\r\n]*)?\r\n", line)
             if not match:
-                raise Refused(400, f"malformed chunk size {line.decode('latin-1')!r:.80}; it should be like '1f'")
+                raise ProtocolError(400, f"malformed chunk size {line.decode('latin-1')!r:.80}; it should be like '1f'")
             size = int(match.group(1), 16)
             if len(body) + size > MAX_BODY:
                 request.refuse(413, TOO_LONG)
-                self.leave()
+                self.close_after_this()
                 return
             body += self.read_bytes(size)
             if size and self.rfile.readline(2) != b"\r\n":
-                raise Refused(400, f"a chunk does not end after the {size} bytes that it announced")
+                raise ProtocolError(400, f"a chunk does not end after the {size} bytes that it announced")
         self.read_lines(self.rfile.readline(MAX_HEAD))
         request.body = bytes(body)
 
@@ -728,11 +723,12 @@ class Handler(BaseHTTPRequestHandler):
             known = ", ".join(f"{method} {path}" for path in routes for method in routes[path])
             request.refuse(404, f"there is no {head.path:.200} here; there are {known}")
             return
-        request.answer = methods.get("GET" if head.method == "HEAD" else head.method)
-        if request.answer is None:
+        answer = methods.get("GET" if head.method == "HEAD" else head.method)
+        if answer is None:
             allowed = ", ".join(methods) + (", HEAD" if "GET" in methods else "")
             request.refuse(405, f"{head.path} takes {allowed}, not {head.method:.40}", {"Allow": allowed})
             return
+        request.answer = answer
         kind = head.fields.get("content-type", "missing")
         if head.method in ("POST", "PUT") and kind.partition(";")[0].strip().lower() != "application/json":
             request.refuse(415, f"Content-Type must be application/json; it is {kind:.80}")
@@ -751,7 +747,7 @@ class Handler(BaseHTTPRequestHandler):
             headers["Content-Length"] = str(len(body))
         if self.close_connection:
             headers["Connection"] = "close"
-        elif request is not None and request.head.is_old:
+        elif request is not None and request.head.is_http_1_0:
             headers["Connection"] = "keep-alive"
         if given:
             headers = {name: value for name, value in headers.items() if name.lower() not in given}
@@ -763,18 +759,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def default_body(self, status: int, request: Request | None) -> bytes:
         """What the service itself says with this status."""
-        app = self.server.app
         if status < 300:
-            return encode(app.make_success(request.payload if request is not None else {}))
+            return request.success if request is not None else b""
         if status < 400:
             return b""
-        return encode({"error": f"{app.service} service unavailable" if status == 503 else phrase(status)})
+        return encode({"error": f"{self.server.app.service} service unavailable" if status == 503 else phrase(status)})
 
-    def leave(self) -> None:
+    def close_after_this(self) -> None:
         """Make this the last request, although the client may go on sending."""
-        self.close_connection = self.unread = True
+        self.close_connection = self.must_linger = True
 
-    def hang_up(self) -> None:
+    def lingering_close(self) -> None:
         """Close our half and hear the client out, for a while.
 
         To close at once, with bytes unread, would reset the connection and lose the reply on its way.
@@ -789,7 +784,7 @@ class Handler(BaseHTTPRequestHandler):
             left -= len(data)
 
     def pause(self, seconds: float | None) -> bool:
-        return self.server.pause(self.connection, seconds, self.since)
+        return self.server.pause(self.connection, seconds, self.generation)
 
     def send_whole(self, head: bytes, body: bytes) -> None:
         self.connection.sendall(head + body)
@@ -804,19 +799,20 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.sendall(rest)
 
     def send_truncate(self, head: bytes, body: bytes) -> None:
-        self.connection.sendall(head + body[: len(body) // 2])
-        self.leave()
+        whole = head + body
+        self.connection.sendall(whole[: len(head) + len(body) // 2] if body else whole[:10])  # then, within the status
+        self.close_after_this()
 
     def send_garbage(self, head: bytes, body: bytes) -> None:
-        self.connection.sendall(body)
-        self.leave()
+        self.connection.sendall(GARBAGE)
+        self.close_after_this()
 
     def send_close(self, head: bytes, body: bytes) -> None:
-        self.leave()
+        self.close_after_this()
 
     def send_stall(self, head: bytes, body: bytes) -> None:
         self.pause(None)
-        self.leave()
+        self.close_after_this()
 
     def send_reset(self, head: bytes, body: bytes) -> None:
         self.close_connection = True
@@ -828,13 +824,15 @@ class Handler(BaseHTTPRequestHandler):
 # ------------------------------------------------------------------------------------------
 
 EXCLUSIVE: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)  # Windows alone has it
-INHERITED = not sys.platform.startswith("linux")  # does a connection not block where its listener does not?
+INHERITS_NONBLOCKING = not sys.platform.startswith("linux")  # does a connection not block where its listener does not?
+JOIN_TIMEOUT = 5.0  # seconds that stop() gives the threads to end; only an on_call that hangs needs more
+MAX_IDLE_WORKERS = 32
 READABLE = getattr(select, "POLLIN", 1)
 HUNG_UP = getattr(select, "POLLRDHUP", READABLE)  # Linux alone has it; elsewhere, bytes look like leaving
 
 
 class Alarm:
-    """Ends a wait for a socket from another thread. It is a pair of sockets, since Windows polls nothing else."""
+    """Ends another thread's wait for a socket: the self-pipe trick, by sockets, since Windows selects nothing else."""
 
     def __init__(self) -> None:
         self.receiver, self._sender = socket.socketpair()
@@ -873,23 +871,23 @@ class Worker(threading.Thread):
 
     def __init__(self, listener: Listener) -> None:
         super().__init__(name="mock_odoo worker", daemon=True)
-        self._listener = listener
-        self._gate = threading.Lock()
-        self._gate.acquire()
+        self.listener = listener
+        self._has_work = threading.Lock()  # held until it has
+        self._has_work.acquire()
 
     def run(self) -> None:
         while self.connection is not None:
-            self._listener.process_request_thread(self.connection, self.address)
-            if not self._listener.keep(self):
+            self.listener.process_request_thread(self.connection, self.address)
+            if not self.listener.keep(self):
                 return
-            self._gate.acquire()
+            self._has_work.acquire()
 
     def wake(self) -> None:
         """Serve `connection`, or end if there is none."""
         if self.ident is None:
             self.start()
         else:
-            self._gate.release()
+            self._has_work.release()
 
 
 class Listener(ThreadingHTTPServer):
@@ -916,7 +914,7 @@ class Listener(ThreadingHTTPServer):
         self._idle: list[Worker] = []
         self._ended: collections.deque[Worker] = collections.deque()  # or about to end
         self._paused: Alarm | None = None  # for those in pause(), if anybody is
-        self.releases = 0
+        self.generation = 0  # of calls: those before and after a release()
         try:
             self.server_bind()
         except BaseException:
@@ -980,7 +978,7 @@ class Listener(ThreadingHTTPServer):
             self._wake.close()
 
     def end_workers(self) -> None:
-        """Cut every connection but that of this thread: who ends us by a request, or in on_call, is still answered."""
+        """Cut every connection but this thread's, so that a request or on_call that stops the server is still answered."""
         with self._lock:
             for worker in self._workers:
                 if worker.connection is not None and worker is not threading.current_thread():
@@ -990,16 +988,11 @@ class Listener(ThreadingHTTPServer):
             while self._idle:
                 self._idle.pop().wake()
 
-    def serves_this_thread(self) -> bool:
-        """Is the caller a worker of ours?"""
-        with self._lock:
-            return threading.current_thread() in self._workers
-
     def join(self) -> None:
         """Wait until every thread has ended."""
         with self._lock:
             workers = [*self._workers, *self._ended]
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + JOIN_TIMEOUT
         for worker in workers:
             worker.join(max(0.0, deadline - time.monotonic()))
 
@@ -1013,10 +1006,10 @@ class Listener(ThreadingHTTPServer):
                 self.server_activate()
                 self.serve_forever()
         except OSError:
-            log_bug(f"port {self.server_port} was taken during the outage")
+            log_bug(f"cannot listen on port {self.server_port} again")
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Accept until closed. There is no polling."""
+        """Accept until closed, without polling."""
         assert self._wake is not None
         self.socket.setblocking(False)
         while not self.closed.is_set():
@@ -1030,7 +1023,7 @@ class Listener(ThreadingHTTPServer):
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         connection, address = self.socket.accept()
-        if INHERITED or connection.gettimeout() is not None:  # from our socket, or from socket.setdefaulttimeout()
+        if INHERITS_NONBLOCKING or connection.gettimeout() is not None:  # from our socket, or from socket.setdefaulttimeout()
             connection.setblocking(True)
         return connection, address[:2]
 
@@ -1067,7 +1060,7 @@ class Listener(ThreadingHTTPServer):
         if connection is not None:
             self.shutdown_request(connection)
         with self._lock:
-            kept = not self.closed.is_set() and len(self._idle) < SPARE_WORKERS
+            kept = not self.closed.is_set() and len(self._idle) < MAX_IDLE_WORKERS
             if kept:
                 self._idle.append(worker)
             else:
@@ -1096,13 +1089,13 @@ class Listener(ThreadingHTTPServer):
         with self._lock:
             socket.close(connection.detach())
 
-    def pause(self, connection: socket.socket, seconds: float | None, since: int) -> bool:
+    def pause(self, connection: socket.socket, seconds: float | None, generation: int) -> bool:
         """Wait: True when the time is up, False as soon as the client leaves or `release()` is called.
 
-        `since` is what `releases` was when the call came: one that was let go must not come to wait after all.
+        A call of an older generation has been let go already, and does not wait at all.
         """
         with self._lock:
-            if since != self.releases:
+            if generation != self.generation:
                 return False
             alarm = self._paused = self._paused or Alarm()
             alarm.waiting += 1
@@ -1121,7 +1114,7 @@ class Listener(ThreadingHTTPServer):
     def release(self) -> None:
         """Let go whoever is in `pause()`, or on the way there."""
         with self._lock:
-            self.releases += 1
+            self.generation += 1
             alarm, self._paused = self._paused, None
             if alarm is not None:
                 alarm.ring()
@@ -1130,6 +1123,13 @@ class Listener(ThreadingHTTPServer):
 # ------------------------------------------------------------------------------------------
 # MockOdooServer: the public face
 # ------------------------------------------------------------------------------------------
+
+
+REMEDIES = {
+    errno.EADDRINUSE: "; stop what listens there, or take port=0, a free one",
+    errno.EACCES: "; take a port above 1023 that nobody has, or port=0, a free one",
+    errno.EADDRNOTAVAIL: "; host must be an address of this machine",
+}
 
 
 class MockOdooServer:
@@ -1143,6 +1143,7 @@ class MockOdooServer:
     `control`      offer the control API and its page under /_mock/
     `on_call`      is called with every `Call`, in order, after it is recorded and before it is answered;
                    what it raises is logged. It may use the server, but not send it heartbeats.
+    `routes`       who answers: by path, then by method, a function that makes a Reply of a Request
 
     Nothing is bound before `start()`, or a `with` block, which starts and stops. Another service is a
     subclass with its own `endpoint`, `default_port`, `service` and `make_success`. Raises TypeError or
@@ -1186,7 +1187,7 @@ class MockOdooServer:
             Control(self)
 
     def make_success(self, payload: dict[str, Any]) -> object:
-        """The body of the success reply, anything that JSON can express; {} as payload where there is none."""
+        """The body of the success reply, anything that JSON can express."""
         return {"status": "ok", "message": "Heartbeat received"}
 
     def find_problems(self, payload: dict[str, Any]) -> list[str]:
@@ -1195,10 +1196,21 @@ class MockOdooServer:
 
     def _take(self, request: Request) -> Reply:
         request.parse()
-        problems = self.find_problems(request.payload) if self.strict and request.problem is None else []
-        if problems:
-            request.refuse(422, f"the heartbeat breaks the contract in {len(problems)} places", problems=problems)
-        return self._scenario.take(request)
+        if request.problem is None:
+            self._consider(request)
+        return self._scenario.take(request.client, request.head.raw, request.body, request.problem)
+
+    def _consider(self, request: Request) -> None:
+        """Make up what a service that works would say, before the call is recorded: nothing can go wrong after that."""
+        try:
+            problems = self.find_problems(request.payload) if self.strict else []
+            request.success = encode(self.make_success(request.payload))
+        except Exception:  # noqa: BLE001 - it is the user's code
+            log_bug("make_success or find_problems failed")
+            request.refuse(500, "make_success or find_problems failed; the log of the fake tells more")
+        else:
+            if problems:
+                request.refuse(422, "the heartbeat breaks the contract", problems=problems)
 
     # -- Lifecycle
 
@@ -1206,13 +1218,13 @@ class MockOdooServer:
     def is_running(self) -> bool:
         """True from `start()` to `stop()`, also during an outage."""
         with self._lifecycle:
-            return self._running() is not None
+            return self._listener is not None
 
     @property
     def url(self) -> str:
         """Where clients reach it, like http://127.0.0.1:8069."""
-        unreachable = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}
-        host = unreachable.get(self.host, self.host)
+        # Windows connects to no wildcard, and takes 2 s to find that localhost is not ::1.
+        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}.get(self.host, self.host)
         return f"http{'s' if self.ssl_context else ''}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
@@ -1226,7 +1238,7 @@ class MockOdooServer:
         Raises OSError where the address cannot be had, RuntimeError where the server runs already.
         """
         with self._lifecycle:
-            if self._running() is not None:
+            if self._listener is not None:
                 raise RuntimeError(f"already running at {self.url}; call stop() first")
             self._listen(0.0)
 
@@ -1250,7 +1262,8 @@ class MockOdooServer:
     def down(self, seconds: float | None = None) -> None:
         """An outage: refuse new connections and cut the others, for `seconds`, or until `up()` or `reset()`.
 
-        The port stays reserved meanwhile. Raises RuntimeError where the server does not run.
+        The port stays reserved meanwhile. Raises RuntimeError where the server does not run, and OSError
+        where somebody snatched the port in the instant between listening and reserving.
         """
         seconds = None if seconds is None else check_seconds("seconds", seconds)
         with self._lifecycle:
@@ -1264,30 +1277,27 @@ class MockOdooServer:
         with self._lifecycle:
             self._needs_running().server_activate()
 
-    def _running(self) -> Listener | None:
-        return None if self._listener is None or self._listener.closed.is_set() else self._listener
-
     def _needs_running(self) -> Listener:
-        listener = self._running()
-        if listener is None:
+        if self._listener is None:
             raise RuntimeError("not running; call start() first")
-        return listener
+        return self._listener
 
     def _listen(self, after: float | None) -> None:
         """Have a new listener, which opens after so many seconds; with None, when it is told to."""
         try:
-            self._listener = Listener(self.host, self.port, self)
-            self.port = self._listener.server_port
-            self._listener.open(after)
+            listener = Listener(self.host, self.port, self)
+            listener.open(after)
         except OSError as error:
-            foreign = error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror)
-            way_out = "host must be an address of this machine" if foreign else "stop what listens there, or take port=0, a free one"
-            raise OSError(error.errno, f"cannot listen on {self.host}, port {self.port}: {error.strerror}; {way_out}") from None
+            cause = errno.EADDRNOTAVAIL if isinstance(error, socket.gaierror) else error.errno
+            remedy = REMEDIES.get(cause or 0, "")
+            raise OSError(error.errno, f"cannot listen on {self.host}, port {self.port}: {error.strerror}{remedy}") from None
+        self._listener, self.port = listener, listener.server_port
 
     def _close(self) -> None:
         if self._listener is not None:
             self._listener.close()
             self._closed.add(self._listener)
+            self._listener = None
             self._scenario.wake()
 
     def _join(self) -> None:
@@ -1298,9 +1308,9 @@ class MockOdooServer:
                 self._closed.discard(listener)
 
     def _serving(self) -> Listener | None:
-        """The listener in one of whose threads the caller is, as on_call is."""
-        listeners = [*self._closed, *([self._listener] if self._listener else [])]
-        return next((listener for listener in listeners if listener.serves_this_thread()), None)
+        """The listener in whose thread the caller is, as on_call is; None elsewhere."""
+        thread = threading.current_thread()
+        return thread.listener if isinstance(thread, Worker) and thread.listener.app is self else None
 
     # -- The script
 
@@ -1334,11 +1344,14 @@ class MockOdooServer:
 
     def set_failure_count(self, n: int) -> None:
         """Refuse `n` heartbeats with 503, then accept them again."""
-        self.play(f"503*{check_whole('n', n, 0)}")
+        self.play(f"503*{check_whole('n', n, 0, MAX_TIMES)}")
 
     def set_permanent_failure(self, enabled: bool = True) -> None:
         """Refuse every heartbeat with 503; with False, end that and nothing else."""
-        self.play("503*") if check_flag("enabled", enabled) else self._scenario.end("503*")
+        if check_flag("enabled", enabled):
+            self.play("503*")
+        else:
+            self._scenario.end("503*")
 
     @property
     def script(self) -> str:
@@ -1365,25 +1378,24 @@ class MockOdooServer:
         return self._scenario.count("heartbeats")
 
     def get_calls(self) -> list[Call]:
-        """The calls since the last reset, oldest first."""
+        """The calls since the last reset that are kept, oldest first."""
         return self._scenario.calls()
 
     def get_intervals(self) -> list[float]:
         """The seconds from each call to the next, whatever was done to the wall clock."""
-        arrivals = [call.arrived for call in self._scenario.calls()]
-        return list(map(operator.sub, arrivals[1:], arrivals))
+        arrivals = [call._arrived for call in self._scenario.calls()]
+        return [arrivals[n] - arrivals[n - 1] for n in range(1, len(arrivals))]
 
     def reset(self) -> None:
         """Forget the calls, end the script and any outage, let go every reply that is delayed."""
         self._scenario.reset()
         with self._lifecycle:
-            listener = self._running()
-            if listener is not None:
-                listener.release()
-                listener.server_activate()
+            if self._listener is not None:
+                self._listener.release()
+                self._listener.server_activate()
 
     def wait_for_heartbeats(self, n: int, timeout: float = 5.0) -> list[Any]:
-        """Block until `n` heartbeats have been accepted since the last reset, and return all there are.
+        """Block until `n` heartbeats have been accepted since the last reset, and return all that are kept.
 
         Raises TimeoutError after `timeout` seconds, which tells what came instead.
         """
@@ -1401,7 +1413,7 @@ class MockOdooServer:
 
     def __repr__(self) -> str:
         with self._lifecycle:
-            listener = self._running()
+            listener = self._listener
         state = "stopped" if listener is None else "running" if listener.is_open else "down"
         script, loop = self._scenario.script()
         looping = " in a loop" if loop else ""
@@ -1409,7 +1421,7 @@ class MockOdooServer:
 
 
 # ------------------------------------------------------------------------------------------
-# Standalone: control API, journal, command line, page; by the public face alone
+# Standalone: control API, journal, command line and page, by the public face and its routes
 # ------------------------------------------------------------------------------------------
 
 LONGEST_POLL = 60  # seconds that one GET /_mock/wait may take
@@ -1516,7 +1528,9 @@ class Control:
         return self.describe()
 
     def script(self, request: Request) -> Reply:
-        self.server.play(request.payload.get("script"), request.payload.get("loop", False))  # type: ignore[arg-type]
+        if "script" not in request.payload:
+            raise ValueError('"script" is missing; send {"script": "503*3"}, for example')
+        self.server.play(request.payload["script"], request.payload.get("loop", False))
         return self.describe()
 
     def reset(self, request: Request) -> Reply:
@@ -1524,8 +1538,9 @@ class Control:
         return self.describe()
 
     def down(self, request: Request) -> Reply:
-        """Needs a time: nobody could end the outage by a port that refuses."""
-        self.server.down(check_seconds("seconds", request.payload.get("seconds")))  # type: ignore[arg-type]
+        if request.payload.get("seconds") is None:
+            raise ValueError('"seconds" is missing; nobody could end the outage by a port that refuses')
+        self.server.down(request.payload["seconds"])
         return self.describe()
 
 
@@ -1578,10 +1593,10 @@ class Reporter:
     def __init__(self, as_json: bool, quiet: bool) -> None:
         self.as_json = as_json
         self.is_quiet = quiet
-        stream = sys.stdout
+        stream = sys.stdout  # None where there is none, as for a service of Windows
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a console need not know every character
-        self.has_colour = (stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self.has_colour = (stream is not None and stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
                            and (os.name != "nt" or "WT_SESSION" in os.environ))
 
     def say(self, text: str, **fields: object) -> None:
@@ -1671,8 +1686,8 @@ script:
     html        200 with a web page
     login       303 to the login page
 
-While it runs, /_mock/ in a browser shows the heartbeats and switches Odoo "off"
-and "on".
+While it runs, /_mock/ in a browser shows the heartbeats, and has buttons for
+all this.
 """
 
 
@@ -1751,7 +1766,7 @@ def main(argv: list[str] | None = None) -> int:
             server.stop()
     calls, received = server.get_call_count(), server.get_heartbeat_count()
     if not args.quiet:
-        reporter.say(f"{received} heartbeats received, {calls - received} of {calls} calls refused",
+        reporter.say(f"{received} heartbeat{'' if received == 1 else 's'} received, {calls - received} of {calls} calls refused",
                      heartbeat_count=received, call_count=calls)
     return 0
 
