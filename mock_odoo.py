@@ -20,7 +20,6 @@ from __future__ import annotations
 import collections
 import copy
 import datetime
-import email.parser
 import email.utils
 import errno
 import functools
@@ -44,7 +43,8 @@ if TYPE_CHECKING:
     import argparse
     import ssl
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any, NoReturn, Self, TextIO, TypeAlias
+    from io import FileIO
+    from typing import Any, NoReturn, Self, TypeAlias
 
     Script: TypeAlias = "str | Reply | Sequence[Script]"
 
@@ -307,8 +307,11 @@ class Call:
     @property
     def headers(self) -> http.client.HTTPMessage:
         """The headers as they came: a mapping that ignores case, whose `get_all` gives repeated ones."""
-        lines = self._head.partition(b"\n")[2].decode("latin-1")
-        return email.parser.Parser(_class=http.client.HTTPMessage).parsestr(lines)
+        message = http.client.HTTPMessage()  # by hand, since the e-mail parser trips over a strange Content-Type
+        for line in self._head.decode("latin-1").split("\n")[1:-2]:
+            name, _, value = line.partition(":")
+            message[name] = value.strip(" \t\r")
+        return message
 
     def __repr__(self) -> str:
         return f"<Call {self.number}: {self.reply} {self.body!r:.200}>"
@@ -631,7 +634,7 @@ class Handler(BaseHTTPRequestHandler):
             reply = request.answer(request)
             self.close_connection = self.close_connection or self.server.closed.is_set()
             head, body = self.compose(reply, request)
-        except Exception:  # noqa: BLE001 - whatever it is, the client gets an answer
+        except BaseException:  # noqa: BLE001 - whatever it is, the client gets an answer
             log_bug(f"{request.head.method} {request.head.path} failed")
             reply = Reply(500, {"error": "a bug in the fake; its log tells more"})
             head, body = self.compose(reply, request)
@@ -988,13 +991,15 @@ class Listener(ThreadingHTTPServer):
             while self._idle:
                 self._idle.pop().wake()
 
-    def join(self) -> None:
-        """Wait until every thread has ended."""
+    def join(self, timeout: float) -> bool:
+        """Wait until every thread has ended; False where one has not."""
         with self._lock:
             workers = [*self._workers, *self._ended]
-        deadline = time.monotonic() + JOIN_TIMEOUT
+        deadline = time.monotonic() + timeout
         for worker in workers:
-            worker.join(max(0.0, deadline - time.monotonic()))
+            if worker is not threading.current_thread():
+                worker.join(max(0.0, deadline - time.monotonic()))
+        return not any(worker.is_alive() for worker in workers)
 
     # -- The threads
 
@@ -1050,7 +1055,7 @@ class Listener(ThreadingHTTPServer):
             self.finish_request(request, client_address)
         except OSError:  # the client hung up, or we did
             pass
-        except Exception:  # noqa: BLE001 - the other connections go on
+        except BaseException:  # noqa: BLE001 - the worker has other connections to serve
             log_bug("a connection failed")
 
     def keep(self, worker: Worker) -> bool:
@@ -1205,7 +1210,7 @@ class MockOdooServer:
         try:
             problems = self.find_problems(request.payload) if self.strict else []
             request.success = encode(self.make_success(request.payload))
-        except Exception:  # noqa: BLE001 - it is the user's code
+        except BaseException:  # noqa: BLE001 - it is the user's code, where pytest.fail() is no Exception
             log_bug("make_success or find_problems failed")
             request.refuse(500, "make_success or find_problems failed; the log of the fake tells more")
         else:
@@ -1302,9 +1307,9 @@ class MockOdooServer:
 
     def _join(self) -> None:
         """Wait for the threads of what is closed; outside the lock, which they may want."""
-        if self._serving() is None:  # else we would wait for ourselves
-            for listener in list(self._closed):
-                listener.join()
+        timeout = JOIN_TIMEOUT if self._serving() is None else 0.0  # or we would wait for ourselves
+        for listener in list(self._closed):
+            if listener.join(timeout):
                 self._closed.discard(listener)
 
     def _serving(self) -> Listener | None:
@@ -1448,8 +1453,8 @@ class Control:
     """
 
     def __init__(self, server: MockOdooServer, token: str | None = None) -> None:
-        if token == "":
-            raise ValueError("the token must not be empty")
+        if token is not None and not re.fullmatch("[!-~]+", token):
+            raise ValueError("the token must be printable ASCII without blanks, and not empty")
         self.server = server
         self.token = token
         server.routes["/"] = {"GET": lambda request: Reply(302, b"", {"Location": "/_mock/"})}
@@ -1553,20 +1558,25 @@ class Journal:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.is_torn = False  # did the last line get written in part?
         self.has_complained = False
         try:
-            open(path, "ab").close()
+            self.open().close()
+            self.is_torn = os.path.isfile(path) and not ends_well(path)  # is the last line there in part only?
         except OSError as error:  # better now than at the first call
             raise OSError(error.errno, f"cannot write the journal {path}: {error.strerror}") from None
+
+    def open(self) -> FileIO:
+        # O_NONBLOCK, or a named pipe that nobody reads would hold us up for ever.
+        return open(self.path, "ab", buffering=0,
+                    opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666))
 
     def add(self, call: Call) -> None:
         try:
             if not os.path.exists(self.path):
                 self.complain("it vanished, and is begun again")
             data = (b"\n" if self.is_torn else b"") + call_as_json(call).encode() + b"\n"
-            with open(self.path, "ab", buffering=0) as file:
-                self.is_torn = file.write(data) < len(data)
+            with self.open() as file:
+                self.is_torn = (file.write(data) or 0) < len(data)
             if self.is_torn:
                 self.complain("a line could be written in part only")
         except OSError as error:
@@ -1575,38 +1585,72 @@ class Journal:
     def complain(self, what: str) -> None:
         if not self.has_complained:
             self.has_complained = True
-            tell(f"mock_odoo: journal {self.path}: {what}; the server goes on", sys.stderr)
+            complain(f"mock_odoo: journal {self.path}: {what}; the server goes on")
 
 
-def tell(line: str, stream: TextIO) -> bool:
-    """Print a line at once; False where nobody reads any more."""
-    try:
-        print(line, file=stream, flush=True)
-    except (OSError, ValueError):
-        return False
-    return True
+def ends_well(path: str) -> bool:
+    """Is a file empty, or is its last line whole?"""
+    with open(path, "rb") as file:
+        return file.seek(0, os.SEEK_END) == 0 or file.seek(-1, os.SEEK_END) < 0 or file.read(1) == b"\n"
+
+
+def complain(line: str) -> None:
+    """Print a line on standard error, if there is one and it takes it."""
+    if sys.stderr is not None:
+        try:
+            print(line, file=sys.stderr, flush=True)
+        except OSError:
+            pass
 
 
 class Reporter:
-    """Tells of each call on standard output: a line to read, or with `as_json` a line of JSON."""
+    """Tells of each call on standard output: a line to read, or with `as_json` a line of JSON.
 
-    def __init__(self, as_json: bool, quiet: bool) -> None:
+    It writes in a thread of its own, and past the buffer of `sys.stdout`, so that a pipe that nobody reads
+    holds up neither a reply nor the end of the process.
+    """
+
+    def __init__(self, as_json: bool, is_quiet: bool) -> None:
+        import queue
+
         self.as_json = as_json
-        self.is_quiet = quiet
+        self.is_quiet = is_quiet
+        self._lines: queue.Queue[str] = queue.Queue(10000)
+        self._writer = threading.Thread(target=self._write, name="mock_odoo reporter", daemon=True)
         stream = sys.stdout  # None where there is none, as for a service of Windows
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a console need not know every character
         self.has_colour = (stream is not None and stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
                            and (os.name != "nt" or "WT_SESSION" in os.environ))
+        if stream is not None:
+            self._encoding = stream.encoding
+            self._file = open(os.dup(stream.fileno()), "wb", buffering=0)  # noqa: SIM115 - the writer closes it
+            self._writer.start()
+
+    def _write(self) -> None:
+        with self._file:
+            for line in iter(self._lines.get, ""):
+                try:
+                    self._file.write((line + os.linesep).encode(self._encoding, "backslashreplace"))
+                except OSError:  # `| head` has had enough, or the disk is full
+                    pass
 
     def say(self, text: str, **fields: object) -> None:
         """Print the text, or the fields as JSON."""
-        tell(json.dumps(fields) if self.as_json else text, sys.stdout)
+        self._print(json.dumps(fields) if self.as_json else text)
 
     def add(self, call: Call, script: str) -> None:
+        """Tell of a call, unless told to be quiet."""
         if not self.is_quiet:
-            line = call_as_json(call) if self.as_json else self.describe(call, script)
-            self.is_quiet = not tell(line, sys.stdout)  # `| head` has had enough
+            self._print(call_as_json(call) if self.as_json else self.describe(call, script))
+
+    def _print(self, line: str) -> None:
+        if self._writer.is_alive() and not self._lines.full():  # full: nobody reads
+            self._lines.put(line)
+
+    def close(self) -> None:
+        """Have the last line written, unless nobody reads."""
+        self._print("")
+        if self._writer.is_alive():
+            self._writer.join(0.1)
 
     def describe(self, call: Call, script: str) -> str:
         """Such as "12:00:30  503  KKT-001  buffer 6/200 (3.0%)  breaker CLOSED  script: 503"."""
@@ -1631,7 +1675,7 @@ def field(payload: Any, *path: str) -> str:
     for name in path:
         payload = payload.get(name) if isinstance(payload, dict) else None
     if isinstance(payload, float):
-        return f"{payload:.1f}"
+        return f"{payload:.1f}"[:32]
     text = str(payload) if isinstance(payload, (str, int)) else "?"
     return "".join(char if char.isprintable() else "?" for char in text[:32])
 
@@ -1641,7 +1685,8 @@ def make_parser() -> argparse.ArgumentParser:
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            self.exit(2, f"mock_odoo: {message}\n")
+            complain(f"mock_odoo: {message}")
+            raise SystemExit(2)
 
     parser = Parser(prog="python -m mock_odoo", formatter_class=argparse.RawDescriptionHelpFormatter,
                     description="A fake Odoo that answers the heartbeats of a KKT adapter as it is told.", epilog=EPILOG)
@@ -1723,9 +1768,9 @@ class StopSignal:
         self._receiver, self._sender = socket.socketpair()
         self._receiver.setblocking(True)
         self._sender.setblocking(False)
+        self._wakeup = signal.set_wakeup_fd(self._sender.fileno())  # first, or a signal might get lost
         numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
         self._handlers = [(number, signal.signal(number, lambda *args: None)) for number in numbers]
-        self._wakeup = signal.set_wakeup_fd(self._sender.fileno())
         return self
 
     def wait(self) -> None:
@@ -1734,19 +1779,18 @@ class StopSignal:
     def __exit__(self, *exc_info: object) -> None:
         import signal
 
-        signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._handlers:
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup)
         self._receiver.close()
         self._sender.close()
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a fake until SIGINT or SIGTERM, and return 0; where it cannot run, one line and SystemExit(2)."""
-    parser = make_parser()
-    args = parser.parse_args(argv)
-    reporter = Reporter(args.json, args.quiet)
     with StopSignal() as stop_signal:
+        parser = make_parser()
+        args = parser.parse_args(argv)
         try:
             journal = None if args.journal is None else Journal(args.journal)
 
@@ -1756,6 +1800,7 @@ def main(argv: list[str] | None = None) -> int:
                 reporter.add(call, server.script)
 
             server = make_server(args, None if args.quiet and journal is None else on_call)
+            reporter = Reporter(args.json, args.quiet)
             server.start()
         except (OSError, ValueError) as error:
             parser.error(getattr(error, "strerror", None) or str(error))
@@ -1764,10 +1809,11 @@ def main(argv: list[str] | None = None) -> int:
             stop_signal.wait()
         finally:
             server.stop()
-    calls, received = server.get_call_count(), server.get_heartbeat_count()
-    if not args.quiet:
-        reporter.say(f"{received} heartbeat{'' if received == 1 else 's'} received, {calls - received} of {calls} calls refused",
-                     heartbeat_count=received, call_count=calls)
+        calls, received = server.get_call_count(), server.get_heartbeat_count()
+        if not args.quiet:
+            reporter.say(f"{received} heartbeat{'' if received == 1 else 's'} received, {calls - received} of {calls} calls refused",
+                         heartbeat_count=received, call_count=calls)
+        reporter.close()
     return 0
 
 
@@ -1851,7 +1897,7 @@ small { opacity: .75; }
 "use strict";
 const at = id => document.getElementById(id);
 const MARKS = {accepted: "\\u25cf", refused: "\\u25b2", faulted: "\\u2716"};
-let seen = 0;
+let seen = 0, seenAt = 0;
 
 async function ask(method, path, body) {
   const options = method === "GET" ? {} : {method, body: JSON.stringify(body), headers: {"Content-Type": "application/json"}};
@@ -1866,6 +1912,10 @@ function tell(kind, text) {
   if (at("state").textContent !== text) at("state").textContent = text;
 }
 
+function text(value) {
+  return (typeof value === "string" ? value : value === undefined ? "?" : JSON.stringify(value)).slice(0, 60);
+}
+
 function row(call) {
   const kind = call.accepted ? "accepted" : /^[0-9]+$/.test(call.reply) ? "refused" : "faulted";
   const beat = call.payload || {}, buffer = beat.buffer_status || {}, breaker = beat.circuit_breaker || {};
@@ -1873,9 +1923,10 @@ function row(call) {
   item.className = kind;
   item.title = kind;
   const parts = [["b", MARKS[kind] + " " + call.reply], ["time", new Date(call.received_at * 1000).toLocaleTimeString()],
-    ["span", beat.adapter_id], ["span", `buffer ${buffer.current_queued}/${buffer.total_capacity} (${buffer.percent_full}%)`],
-    ["span", `breaker ${breaker.state}`]];
-  for (const [tag, text] of parts) item.appendChild(document.createElement(tag)).textContent = String(text).slice(0, 60);
+    ["span", text(beat.adapter_id)],
+    ["span", `buffer ${text(buffer.current_queued)}/${text(buffer.total_capacity)} (${text(buffer.percent_full)}%)`],
+    ["span", `breaker ${text(breaker.state)}`]];
+  for (const [tag, content] of parts) item.appendChild(document.createElement(tag)).textContent = content;
   return item;
 }
 
@@ -1884,10 +1935,17 @@ async function show(state) {
   if (state.script) tell("scripted", `${state.service} plays ${state.script}${state.loop ? " in a loop" : ""}`);
   else tell("up", `${state.service} is up`);
   at("counts").textContent = `${state.heartbeat_count} of ${state.call_count} heartbeats accepted at ${state.heartbeat_url}`;
-  if (state.call_count < seen) { seen = 0; at("calls").replaceChildren(); }
-  if (state.call_count === seen) return;
-  const {calls} = await ask("GET", `calls?since=${Math.max(seen, state.call_count - 100)}`);
-  for (const call of calls) if (call.number > seen) { seen = call.number; at("calls").prepend(row(call)); }
+  const callsAfter = async number => (await ask("GET", `calls?since=${Math.max(0, number)}`)).calls;
+  let calls = await callsAfter(seen - 1);
+  if (seen && (!calls.length || calls[0].number !== seen || calls[0].received_at !== seenAt)) {  // they were forgotten
+    seen = 0;
+    at("calls").replaceChildren();
+    calls = await callsAfter(state.call_count - 100);
+  }
+  for (const call of calls) if (call.number > seen) {
+    [seen, seenAt] = [call.number, call.received_at];
+    at("calls").prepend(row(call));
+  }
   while (at("calls").children.length > 100) at("calls").lastChild.remove();
 }
 
@@ -1927,4 +1985,9 @@ watch();
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    status = main()
+    import signal
+
+    for _number in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl+C does not disturb the way out
+        signal.signal(_number, signal.SIG_IGN)
+    raise SystemExit(status)

@@ -635,6 +635,15 @@ class TestMemory:
         assert len(call.headers) == 100
         assert call.headers["x-95"] == "95"
 
+    @pytest.mark.parametrize("kind", [
+        "multipart/form-data; boundary*=undefined''x", "multipart/x; boundary*=idna''%ff", "multipart/x; boundary*" + "9" * 5000 + "*=x",
+        "message/rfc822", "text/plain; charset*=punycode''%ff"])
+    def test_no_header_can_spoil_the_memory(self, fresh, kind):
+        server = fresh(control=True)
+        send(server, "POST", PATH, BODY, {"Content-Type": kind})
+        assert server.get_calls()[0].headers["Content-Type"] == kind
+        assert control(server, "GET", "calls")[1]["calls"][0]["headers"]["Content-Type"] == kind
+
     def test_nobody_can_spoil_the_copy_of_another(self, odoo):
         post(odoo)
         odoo.get_received_heartbeats()[0]["buffer_status"]["current_queued"] = 999
@@ -806,6 +815,16 @@ class TestOnCall:
         assert [(record.name, record.levelno, record.getMessage()) for record in caplog.records] == [
             ("mock_odoo", logging.ERROR, "on_call failed")] * 2
         assert "shelf" in caplog.text
+
+    def test_a_failing_test_in_a_subclass_is_answered_and_holds_up_nothing(self, fresh, new_threads, caplog):
+        class Failing(MockOdooServer):
+            def make_success(self, payload):
+                pytest.fail("on purpose")
+
+        server = fresh(cls=Failing)
+        assert [post(server).status for _ in range(3)] == [500] * 3
+        server.stop()
+        assert new_threads() == []
 
     def test_even_a_failing_test_in_it_fails_no_reply(self, fresh, caplog):
         server = fresh(on_call=lambda call: pytest.fail("on purpose"))
@@ -2229,6 +2248,11 @@ class TestControl:
         status, state = control(steered, "POST", "reset")
         assert (status, state["call_count"], state["script"]) == (200, 0, "")
 
+    def test_many_outages_leave_nothing_behind(self, steered):
+        for _ in range(20):
+            assert control(steered, "POST", "down", {"seconds": 0})[0] == 200
+        assert len(steered._closed) < 20
+
     def test_down_refuses_at_once_after_its_answer_and_comes_back(self, steered):
         with connect(steered) as idle:
             status, state = control(steered, "POST", "down", {"seconds": 60})
@@ -2333,9 +2357,10 @@ class TestControl:
             status, answer = control(steered, "GET", "state", Host="pos.example", Authorization=given)
             assert (status, "--token" in answer["error"]) == (403, True)
 
-    def test_an_empty_token_is_refused(self):
-        with pytest.raises(ValueError, match="the token must not be empty"):
-            mock_odoo.Control(MockOdooServer(), "")
+    @pytest.mark.parametrize("token", ["", " ", "a b", "п", "\udcff", "a\n"])
+    def test_a_token_that_could_never_match_is_refused(self, token):
+        with pytest.raises(ValueError, match="the token must be printable ASCII"):
+            mock_odoo.Control(MockOdooServer(), token)
 
     def test_a_client_elsewhere_may_not(self, steered):
         request = mock_odoo.Request(mock_odoo.Head(b"GET /_mock/state HTTP/1.1\r\nHost: localhost\r\n\r\n"), ("192.0.2.7", 5))
@@ -2468,7 +2493,8 @@ class TestCommandLine:
         (["--certfile", "/no/such/file"], "cannot use the certificate /no/such/file: No such file or directory"),
         (["--certfile", "setup.cfg"], "cannot use the certificate setup.cfg"),
         (["--keyfile", "setup.cfg"], "--keyfile goes with --certfile"),
-        (["--token", ""], "the token must not be empty"),
+        (["--token", ""], "the token must be printable ASCII without blanks, and not empty"),
+        (["--token", "пароль"], "the token must be printable ASCII"),
         (["--nonsense"], "unrecognized arguments: --nonsense"),
     ])
     def test_misuse_is_one_line_and_exit_2(self, args, complaint):
@@ -2501,7 +2527,7 @@ class TestCommandLine:
                         post(process, timeout=5)
 
             clients = [in_background(client) for _ in range(6)]
-            assert post(process).status in (200, 503)
+            assert send(process, "GET", "/health").status == 200
             code, out, err = process.end(how)
             ended.set()
             assert (code, out, err) == (0, "", "")
@@ -2534,9 +2560,35 @@ class TestCommandLine:
 
     def test_it_can_do_without_standard_output(self, monkeypatch):
         monkeypatch.setattr(sys, "stdout", None)  # as for a service of Windows
-        reporter = mock_odoo.Reporter(as_json=False, quiet=False)
+        reporter = mock_odoo.Reporter(as_json=False, is_quiet=False)
         reporter.say("anything")
         reporter.add(a_call(1), "503")
+        reporter.close()
+
+    def test_a_pipe_that_nobody_reads_holds_up_nothing(self, launch):
+        process = launch("--json", "--max-calls", "1")
+        for _ in range(3):
+            assert post(process, dict(HEARTBEAT, padding="x" * 100000)).status == 200
+        process.process.send_signal(signal.SIGTERM)
+        assert process.process.wait(5) == 0
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full disk to be had")
+    def test_a_full_disk_for_standard_output_stops_nothing(self, monkeypatch):
+        monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+        with open("/dev/full", "wb") as full:
+            process = subprocess.Popen([sys.executable, "-m", "mock_odoo", "--port", "99999"], stdout=full, stderr=subprocess.PIPE,
+                                       cwd=str(pathlib.Path(mock_odoo.__file__).parent))
+            assert process.communicate(timeout=10)[1].startswith(b"mock_odoo: port must be")
+            assert process.returncode == 2
+
+    def test_a_second_signal_changes_nothing(self, launch):
+        for _ in range(5):
+            process = launch()
+            process.process.send_signal(signal.SIGINT)
+            process.process.send_signal(signal.SIGTERM)
+            code, out, err = process.end(signal.SIGINT)
+            assert (code, err) == (0, "")
+            assert "0 heartbeats received" in out
 
     def test_the_right_signals_are_restored(self):
         before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -2566,6 +2618,29 @@ class TestJournal:
         records = [json.loads(line) for line in path.read_text().splitlines()]
         assert [(record["number"], record["reply"], record["payload"]["n"]) for record in records] == [
             (1, "503", 0), (2, "close", 1), (3, "ok", 2), (4, "ok", 3), (5, "ok", 4)]
+
+    def test_a_line_torn_by_a_kill_does_not_swallow_the_next_run(self, launch, tmp_path):
+        path = tmp_path / "journal.jsonl"
+        path.write_text('{"number": 1}\n{"number": 2, "ha')
+        process = launch("--journal", str(path))
+        post(process)
+        process.end()
+        assert json.loads(path.read_text().splitlines()[-1])["payload"] == HEARTBEAT
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+    def test_a_named_pipe_holds_up_nothing(self, launch, tmp_path):
+        path = str(tmp_path / "pipe")
+        os.mkfifo(path)
+        code, out, err = run_main("--port", "0", "--journal", path)
+        assert (code, out) == (2, "")
+        assert f"cannot write the journal {path}" in err
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        process = launch("--journal", path)
+        assert post(process).status == 200
+        os.close(reader)
+        assert post(process).status == 200
+        code, out, err = process.end()
+        assert (code, "the server goes on" in err) == (0, True)
 
     def test_it_is_appended_to(self, launch, tmp_path):
         path = tmp_path / "journal.jsonl"
@@ -2798,6 +2873,26 @@ class TestPage:
         browser.until("at('state').className === 'up'")
         steered.stop()
         browser.until("at('state').className === 'gone'")
+
+    def test_odd_values_are_shown_and_stop_nothing(self, browser, steered):
+        for odd in ({"toString": 1}, [], None, 1e308, True, "", {"__proto__": None}):
+            post(steered, {"adapter_id": odd, "buffer_status": odd, "circuit_breaker": {"state": odd}})
+        post(steered)
+        browser.open(steered.url)
+        browser.until("at('calls').children.length === 8 && at('state').className === 'up'")
+        assert browser.complaints == []
+
+    def test_a_reset_elsewhere_clears_it_even_after_as_many_calls(self, browser, steered):
+        for _ in range(3):
+            post(steered, dict(HEARTBEAT, adapter_id="OLD"))
+        browser.open(steered.url)
+        browser.until("at('calls').children.length === 3")
+        steered.reset()
+        for _ in range(3):
+            post(steered, dict(HEARTBEAT, adapter_id="NEW"))
+        steered.play("503*7")
+        post(steered, dict(HEARTBEAT, adapter_id="NEW"))
+        browser.until("at('calls').children.length === 4 && !at('calls').innerText.includes('OLD')")
 
     def test_what_clients_send_is_text_never_markup(self, browser, steered):
         evil = "<img src=x onerror=document.title='owned'>"
