@@ -1432,6 +1432,7 @@ class MockOdooServer:
 LONGEST_POLL = 60  # seconds that one GET /_mock/wait may take
 #: For every reply; on a connection that was kept, Chromium would ask again after a 408.
 UNCACHED = {"Cache-Control": "no-store", "Connection": "close"}
+MAX_LINES = 10000  # that wait to be printed
 GREEN, YELLOW, RED = 32, 33, 31  # for accepted, refused, spoilt
 
 
@@ -1611,11 +1612,10 @@ class Reporter:
     """
 
     def __init__(self, as_json: bool, is_quiet: bool) -> None:
-        import queue
-
         self.as_json = as_json
         self.is_quiet = is_quiet
-        self._lines: queue.Queue[str] = queue.Queue(10000)
+        self._lines: collections.deque[str] = collections.deque()
+        self._waiting = threading.Semaphore(0)  # counts the lines
         self._writer = threading.Thread(target=self._write, name="mock_odoo reporter", daemon=True)
         stream = sys.stdout  # None where there is none, as for a service of Windows
         self.has_colour = (stream is not None and stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -1627,7 +1627,10 @@ class Reporter:
 
     def _write(self) -> None:
         with self._file:
-            for line in iter(self._lines.get, ""):
+            while self._waiting.acquire():
+                line = self._lines.popleft()
+                if not line:
+                    return
                 try:
                     self._file.write((line + os.linesep).encode(self._encoding, "backslashreplace"))
                 except OSError:  # `| head` has had enough, or the disk is full
@@ -1643,8 +1646,9 @@ class Reporter:
             self._print(call_as_json(call) if self.as_json else self.describe(call, script))
 
     def _print(self, line: str) -> None:
-        if self._writer.is_alive() and not self._lines.full():  # full: nobody reads
-            self._lines.put(line)
+        if self._writer.is_alive() and len(self._lines) < MAX_LINES:  # else nobody reads
+            self._lines.append(line)
+            self._waiting.release()
 
     def close(self) -> None:
         """Have the last line written, unless nobody reads."""
