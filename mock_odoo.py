@@ -1140,7 +1140,7 @@ REMEDIES = {
 class MockOdooServer:
     """A fake Odoo that answers heartbeats as it is told, and remembers them.
 
-    `port`         0 takes a free one; after `start()`, `port` tells which
+    `port`         `default_port` unless given; 0 takes a free one, and after `start()` `port` tells which
     `host`         the address to listen on, IPv4 or IPv6
     `strict`       answer 422 to a heartbeat that breaks the contract of the specification
     `ssl_context`  an `ssl.SSLContext` with a certificate, to serve HTTPS

@@ -1565,6 +1565,22 @@ class TestLifecycle:
         with second:
             assert post(second).status == 200
 
+    @on_linux
+    def test_a_start_that_fails_half_way_leaves_nothing(self, monkeypatch, new_threads):
+        def no_more(self):
+            raise RuntimeError("can't start new thread")
+
+        before = descriptors()
+        server = MockOdooServer(port=0)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_more)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                server.start()
+        assert not server.is_running
+        assert (descriptors(), new_threads()) == (before, [])
+        with server:
+            assert post(server).status == 200
+
     def test_second_start_names_the_address_and_the_way_out(self, odoo):
         with pytest.raises(RuntimeError, match=f"already running at {re.escape(odoo.url)}; call stop\\(\\) first"):
             odoo.start()
