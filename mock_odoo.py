@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Mapping, Sequence
     from io import FileIO
-    from typing import Any, NoReturn, Self, TypeAlias
+    from typing import IO, Any, NoReturn, Self, TypeAlias
 
     Script: TypeAlias = "str | Reply | Sequence[Script]"
 
@@ -1621,20 +1621,24 @@ class Reporter:
         self.has_colour = (stream is not None and stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
                            and (os.name != "nt" or "WT_SESSION" in os.environ))
         if stream is not None:
-            self._encoding = stream.encoding
-            self._file = open(os.dup(stream.fileno()), "wb", buffering=0)  # noqa: SIM115 - the writer closes it
+            try:
+                self._file: IO[Any] = open(os.dup(stream.fileno()), "wb", buffering=0)  # noqa: SIM115 - the writer closes it
+                self._encode: Callable[[str], object] = functools.partial(str.encode, encoding=stream.encoding, errors="backslashreplace")
+            except (OSError, ValueError):  # in IDLE and the like, there is no descriptor beneath
+                self._file, self._encode = stream, str
             self._writer.start()
 
     def _write(self) -> None:
-        with self._file:
-            while self._waiting.acquire():
-                line = self._lines.popleft()
-                if not line:
-                    return
-                try:
-                    self._file.write((line + os.linesep).encode(self._encoding, "backslashreplace"))
-                except OSError:  # `| head` has had enough, or the disk is full
-                    pass
+        while self._waiting.acquire():
+            line = self._lines.popleft()
+            if not line:
+                break
+            try:
+                self._file.write(self._encode(line + os.linesep))
+            except OSError:  # `| head` has had enough, or the disk is full
+                pass
+        if self._file is not sys.stdout:
+            self._file.close()
 
     def say(self, text: str, **fields: object) -> None:
         """Print the text, or the fields as JSON."""
@@ -1760,7 +1764,7 @@ def make_server(args: argparse.Namespace, on_call: Callable[[Call], object] | No
 
 
 class StopSignal:
-    """From `with` on, SIGINT and SIGTERM do nothing but end `wait()`.
+    """From `with` on, SIGINT and SIGTERM do nothing but end `wait()`; outside the main thread, there are none.
 
     It reads a socket. An Event would not do: under load another thread may take the signal, and on Windows
     Ctrl+C does not end its wait.
@@ -1772,9 +1776,11 @@ class StopSignal:
         self._receiver, self._sender = socket.socketpair()
         self._receiver.setblocking(True)
         self._sender.setblocking(False)
-        self._wakeup = signal.set_wakeup_fd(self._sender.fileno())  # first, or a signal might get lost
-        numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
-        self._handlers = [(number, signal.signal(number, lambda *args: None)) for number in numbers]
+        self._handlers = []
+        if threading.current_thread() is threading.main_thread():
+            self._wakeup = signal.set_wakeup_fd(self._sender.fileno())  # first, or a signal might get lost
+            numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+            self._handlers = [(number, signal.signal(number, lambda *args: None)) for number in numbers]
         return self
 
     def wait(self) -> None:
@@ -1783,9 +1789,10 @@ class StopSignal:
     def __exit__(self, *exc_info: object) -> None:
         import signal
 
-        for number, handler in self._handlers:
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(self._wakeup)
+        if self._handlers:
+            for number, handler in self._handlers:
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(self._wakeup)
         self._receiver.close()
         self._sender.close()
 

@@ -2581,6 +2581,25 @@ class TestCommandLine:
         reporter.add(a_call(1), "503")
         reporter.close()
 
+    def test_it_can_do_without_a_descriptor_beneath_standard_output(self, monkeypatch):
+        screen = io.StringIO()
+        monkeypatch.setattr(sys, "stdout", screen)  # as in IDLE
+        reporter = mock_odoo.Reporter(as_json=True, is_quiet=False)
+        reporter.say("anything", listening="here")
+        reporter.close()
+        assert json.loads(screen.getvalue()) == {"listening": "here"}
+
+    def test_main_runs_outside_the_main_thread_too(self, capfd):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        code = (f"import mock_odoo, threading, urllib.request as u; threading.Thread(target=mock_odoo.main, args=(['--port', '{port}'],), "
+                f"daemon=True).start()\nwhile 1:\n try: print(u.urlopen('http://127.0.0.1:{port}/health').status); break\n except OSError: pass")
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30, check=False, text=True,
+                              cwd=str(pathlib.Path(mock_odoo.__file__).parent))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "200\n" in done.stdout
+
     def test_a_pipe_that_nobody_reads_holds_up_nothing(self, launch):
         process = launch("--json", "--max-calls", "1")
         for _ in range(3):
