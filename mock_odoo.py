@@ -104,7 +104,7 @@ def encode(body: object) -> bytes:
 
 
 def refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number there")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def parse_float(text: str) -> float:
@@ -255,15 +255,15 @@ def parse_step(text: str) -> Step:
     elif re.fullmatch("[2-5][0-9][0-9]", word):
         reply = Reply(int(word))
     else:
-        raise ValueError(f"step '{text:.80}': '{word:.80}' is no reply; expected one of {', '.join(NAMED)} or a status from 200 to "
+        raise ValueError(f"step {text!r:.80}: {word!r:.80} is no reply; expected one of {', '.join(NAMED)} or a status from 200 to "
                          "599, then maybe a delay (@2s, @250ms) and a count (*3, or * for ever)")
     if at:
         match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(m?s)", delay)
         reply.delay = float(match.group(1)) / (1000 if match.group(2) == "ms" else 1) if match else -1.0
         if not 0 <= reply.delay <= MAX_SECONDS:
-            raise ValueError(f"step '{text:.80}': '{delay:.80}' is no delay; it is written like @2s or @250ms, up to @{MAX_SECONDS}s")
+            raise ValueError(f"step {text!r:.80}: {delay!r:.80} is no delay; it is written like @2s or @250ms, up to @{MAX_SECONDS}s")
     if count and not re.fullmatch("[0-9]{1,18}", count):  # MAX_TIMES
-        raise ValueError(f"step '{text:.80}': '{count:.80}' is no count; it is written like *3, or * for ever, behind any delay")
+        raise ValueError(f"step {text!r:.80}: {count!r:.80} is no count; it is written like *3, or * for ever, behind any delay")
     return Step(reply, int(count or 1) if count or not star else FOREVER)
 
 
@@ -343,6 +343,7 @@ class Scenario:
         with self._changed:
             if self._text() == script:
                 self._steps.clear()
+                self._loop = False
 
     def script(self) -> tuple[str, bool]:
         """What is left of the script, and whether it loops."""
@@ -402,6 +403,7 @@ class Scenario:
     def reset(self) -> None:
         with self._changed:
             self._steps.clear()
+            self._loop = False
             self._calls.clear()
             self._counts = dict.fromkeys(self._counts, 0)
 
@@ -464,7 +466,7 @@ CONTRACT = (
 
 
 def contract_problems(payload: dict[str, Any]) -> list[str]:
-    """Every breach of the contract, by path and value. Unknown fields are welcome."""
+    """Every breach of the contract, with its path and value. Unknown fields are welcome."""
     problems = []
     for path, fits, expected in CONTRACT:
         parent, _, name = path.rpartition(".")
@@ -1250,8 +1252,8 @@ class MockOdooServer:
     def stop(self) -> None:
         """Refuse new connections, cut the others, let go what is delayed, end every thread.
 
-        All that is done when this returns. Harmless when not running. The memory and the script stay:
-        `start()` goes on with them, on the same port.
+        All that is done when this returns (in on_call, its own connection and thread end afterwards). Harmless
+        when not running. The memory and the script stay: `start()` goes on with them, on the same port.
         """
         with self._lifecycle:
             self._close()
@@ -1333,7 +1335,7 @@ class MockOdooServer:
         `truncate`  half of the promised body, then closed (toxiproxy limit_data)
         `garbage`   bytes that are not HTTP, then closed (WireMock RANDOM_DATA_THEN_CLOSE)
         `stall`     nothing at all, the connection held open (toxiproxy timeout)
-        `drip`      a right reply, a byte each 100 ms (WireMock chunkedDribbleDelay, toxiproxy slicer)
+        `drip`      a correct reply, one byte every 100 ms (WireMock chunkedDribbleDelay, toxiproxy slicer)
         `html`      200 with an HTML page, as from a captive portal
         `login`     303 to /web/login, as from an Odoo whose session has run out
 
@@ -1360,7 +1362,7 @@ class MockOdooServer:
 
     @property
     def script(self) -> str:
-        """What is left of the script, as text for `play`; a `Reply` that no text can express shows its status."""
+        """What is left of the script, as text for `play`; a `Reply` that no text can express shows as the nearest word."""
         return self._scenario.script()[0]
 
     @property
@@ -1392,7 +1394,7 @@ class MockOdooServer:
         return [arrivals[n] - arrivals[n - 1] for n in range(1, len(arrivals))]
 
     def reset(self) -> None:
-        """Forget the calls, end the script and any outage, let go every reply that is delayed."""
+        """Forget the calls, end the script and any outage, and release every delayed reply."""
         self._scenario.reset()
         with self._lifecycle:
             if self._listener is not None:
@@ -1524,11 +1526,12 @@ class Control:
         return Reply(200, f'{{"calls": [{calls}]}}', {"Content-Type": "application/json", **UNCACHED})
 
     def wait(self, request: Request) -> Reply:
-        n, timeout = self.number(request, "calls", "1"), self.number(request, "timeout", "5")
+        n = check_whole("calls", self.number(request, "calls", "1"), 0)  # type: ignore[arg-type]
+        timeout = self.number(request, "timeout", "5")
         if timeout > LONGEST_POLL:
             raise ValueError(f"timeout must be from 0 to {LONGEST_POLL} seconds, not {timeout}")
         try:
-            self.server.wait_for_calls(n, timeout)  # type: ignore[arg-type]
+            self.server.wait_for_calls(n, timeout)
         except TimeoutError as error:
             return self.describe(408, error=str(error))
         return self.describe()
@@ -1545,7 +1548,7 @@ class Control:
 
     def down(self, request: Request) -> Reply:
         if request.payload.get("seconds") is None:
-            raise ValueError('"seconds" is missing; nobody could end the outage by a port that refuses')
+            raise ValueError('"seconds" is missing; nobody could end the outage through a port that refuses connections')
         self.server.down(request.payload["seconds"])
         return self.describe()
 
@@ -1575,11 +1578,14 @@ class Journal:
         try:
             if not os.path.exists(self.path):
                 self.complain("it vanished, and is begun again")
+                self.is_torn = False
             data = (b"\n" if self.is_torn else b"") + call_as_json(call).encode() + b"\n"
             with self.open() as file:
-                self.is_torn = (file.write(data) or 0) < len(data)
-            if self.is_torn:
-                self.complain("a line could be written in part only")
+                written = file.write(data) or 0  # None where a named pipe is full
+            if written:
+                self.is_torn = written < len(data)
+            if written < len(data):
+                self.complain("a line could not be written as a whole")
         except OSError as error:
             self.complain(f"{error.strerror}")
 
@@ -1600,7 +1606,7 @@ def complain(line: str) -> None:
     if sys.stderr is not None:
         try:
             print(line, file=sys.stderr, flush=True)
-        except OSError:
+        except (OSError, ValueError):
             pass
 
 
@@ -1655,9 +1661,11 @@ class Reporter:
             self._waiting.release()
 
     def close(self) -> None:
-        """Have the last line written, unless nobody reads."""
+        """Have the lines written, for as long as somebody reads them."""
         self._print("")
-        if self._writer.is_alive():
+        left = -1
+        while self._writer.is_alive() and left != len(self._lines):
+            left = len(self._lines)
             self._writer.join(0.1)
 
     def describe(self, call: Call, script: str) -> str:
@@ -1710,7 +1718,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--keyfile", metavar="FILE", help="its private key, if that is not in the same file")
     parser.add_argument("--max-calls", type=int, default=10000, metavar="N",
                         help="calls to keep in memory (default: %(default)s); the journal keeps all")
-    parser.add_argument("--quiet", action="store_true", help="print the first line alone")
+    parser.add_argument("--quiet", action="store_true", help="print only the first line")
     return parser
 
 
@@ -1735,7 +1743,7 @@ script:
     truncate    half of the reply, then closed
     garbage     bytes that are not HTTP
     stall       nothing, and the connection held open
-    drip        a right reply, a byte each 100 ms
+    drip        a correct reply, one byte every 100 ms
     html        200 with a web page
     login       303 to the login page
 
@@ -1776,7 +1784,7 @@ class StopSignal:
         self._receiver, self._sender = socket.socketpair()
         self._receiver.setblocking(True)
         self._sender.setblocking(False)
-        self._handlers = []
+        self._handlers: list[tuple[int, Any]] = []
         if threading.current_thread() is threading.main_thread():
             self._wakeup = signal.set_wakeup_fd(self._sender.fileno())  # first, or a signal might get lost
             numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
@@ -1784,7 +1792,9 @@ class StopSignal:
         return self
 
     def wait(self) -> None:
-        self._receiver.recv(1)
+        numbers = [number for number, _ in self._handlers]
+        while self._receiver.recv(1)[0] not in numbers:  # another signal, of whoever called us
+            pass
 
     def __exit__(self, *exc_info: object) -> None:
         import signal
@@ -1802,6 +1812,7 @@ def main(argv: list[str] | None = None) -> int:
     with StopSignal() as stop_signal:
         parser = make_parser()
         args = parser.parse_args(argv)
+        reporter = Reporter(args.json, args.quiet)
         try:
             journal = None if args.journal is None else Journal(args.journal)
 
@@ -1811,9 +1822,9 @@ def main(argv: list[str] | None = None) -> int:
                 reporter.add(call, server.script)
 
             server = make_server(args, None if args.quiet and journal is None else on_call)
-            reporter = Reporter(args.json, args.quiet)
             server.start()
         except (OSError, ValueError) as error:
+            reporter.close()
             parser.error(getattr(error, "strerror", None) or str(error))
         try:
             reporter.say(f"Mock {server.service} on {server.url} - POST {server.endpoint} - Ctrl+C stops", listening=server.url)

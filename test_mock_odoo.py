@@ -491,6 +491,13 @@ class TestSetters:
         odoo.set_permanent_failure()
         assert odoo.script == "503*"
 
+    @pytest.mark.parametrize("end", [MockOdooServer.reset, MockOdooServer.set_success, lambda odoo: odoo.set_permanent_failure(False)],
+                             ids=["reset", "set_success", "set_permanent_failure"])
+    def test_an_ended_script_loops_no_more(self, odoo, end):
+        odoo.play("503*", loop=True)
+        end(odoo)
+        assert (odoo.script, odoo.loop) == ("", False)
+
     def test_last_call_wins(self, odoo):
         odoo.set_permanent_failure(True)
         odoo.set_failure_count(1)
@@ -1038,8 +1045,8 @@ class TestBodies:
         (json.dumps(HEARTBEAT).encode("utf-16"), "the body is not UTF-8"),
         (json.dumps(HEARTBEAT).encode("utf-32-le"), "the body is not JSON"),
         (b"\xef\xbb\xbf{}", "the body is not JSON"),
-        (b'{"a": NaN}', "NaN is no number there"),
-        (b'{"a": -Infinity}', "-Infinity is no number there"),
+        (b'{"a": NaN}', "NaN is not valid JSON"),
+        (b'{"a": -Infinity}', "-Infinity is not valid JSON"),
         (b'{"a": 1e999}', "1e999 is too large a number"),
         (b"[" * 200000, "nested deeper than 200 levels"),
         (b'{"a":' * 100000 + b"1" + b"}" * 100000, "nested deeper than 200 levels"),
@@ -2248,7 +2255,7 @@ class TestControl:
 
     def test_down_must_have_an_end(self, steered):
         assert control(steered, "POST", "down", {}) == (
-            400, {"error": '"seconds" is missing; nobody could end the outage by a port that refuses'})
+            400, {"error": '"seconds" is missing; nobody could end the outage through a port that refuses connections'})
 
     def test_script_must_be_there(self, steered):
         assert control(steered, "PUT", "script", {"scirpt": "ok"}) == (
@@ -2303,7 +2310,7 @@ class TestControl:
 
     @pytest.mark.parametrize(("query", "complaint"), [
         ("wait?calls=two", "calls must be a number, not 'two'"), ("wait?calls=-1", "calls must be a number, not '-1'"),
-        ("wait?calls=1.5", "n must be a whole number, 0 or more, not 1.5"), ("wait?timeout=61", "timeout must be from 0 to 60 seconds, not 61"),
+        ("wait?calls=1.5", "calls must be a whole number, 0 or more, not 1.5"), ("wait?timeout=61", "timeout must be from 0 to 60 seconds, not 61"),
         ("wait?timeout=nan", "timeout must be a number, not 'nan'"), ("calls?since=", "since must be a number, not ''"),
         ("calls?since=" + "9" * 5000, "since must be a number, not '999")])
     def test_bad_query_is_named(self, steered, query, complaint):
@@ -2504,6 +2511,7 @@ class TestCommandLine:
         (["--port", "http"], "argument --port: invalid int value: 'http'"),
         (["--port", "0", "--host", "192.0.2.1"], "host must be an address of this machine"),
         (["--script", "50x"], "step '50x': '50x' is no reply"),
+        (["--script", "a\nb"], "step 'a\\nb': 'a\\nb' is no reply"),
         (["--max-calls", "0"], "max_calls must be a whole number, 1 or more, not 0"),
         (["--journal", "/no/such/folder/journal"], "cannot write the journal /no/such/folder/journal: No such file or directory"),
         (["--certfile", "/no/such/file"], "cannot use the certificate /no/such/file: No such file or directory"),
@@ -2599,6 +2607,34 @@ class TestCommandLine:
                               cwd=str(pathlib.Path(mock_odoo.__file__).parent))
         assert (done.returncode, done.stderr) == (0, "")
         assert "200\n" in done.stdout
+
+    def test_a_slow_reader_gets_every_line(self, launch):
+        process = launch("--json", "--max-calls", "1")
+        for _ in range(400):
+            assert post(process).status == 200
+        process.process.send_signal(signal.SIGTERM)
+        lines = process.process.stdout.read().splitlines()
+        assert [json.loads(line).get("number") for line in lines] == [*range(1, 401), None]
+        assert process.process.wait(5) == 0
+
+    @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
+    def test_another_signal_ends_nothing(self):
+        seen = []
+        before = signal.signal(signal.SIGUSR1, lambda *args: seen.append(args))
+        try:
+            with mock_odoo.StopSignal() as stop_signal:
+                os.kill(os.getpid(), signal.SIGUSR1)
+                os.kill(os.getpid(), signal.SIGTERM)
+                stop_signal.wait()
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        assert len(seen) == 1
+
+    def test_a_start_that_fails_leaves_no_thread(self, odoo, new_threads, capsys):
+        with pytest.raises(SystemExit) as caught:
+            mock_odoo.main(["--port", str(odoo.port)])
+        assert (caught.value.code, new_threads()) == (2, [])
+        assert "cannot listen" in capsys.readouterr().err
 
     def test_a_pipe_that_nobody_reads_holds_up_nothing(self, launch):
         process = launch("--json", "--max-calls", "1")
@@ -2742,7 +2778,15 @@ class TestJournal:
         monkeypatch.undo()
         torn, whole = path.read_text().splitlines()
         assert (torn, json.loads(whole)["number"]) == ('{"n', 2)
-        assert "in part" in capsys.readouterr().err
+        assert "could not be written as a whole" in capsys.readouterr().err
+
+    def test_a_torn_file_that_vanishes_is_begun_without_a_blank_line(self, tmp_path):
+        path = tmp_path / "journal"
+        path.write_text("torn")
+        journal = mock_odoo.Journal(str(path))
+        path.unlink()
+        journal.add(a_call(1))
+        assert path.read_text().startswith('{"number": 1')
 
 
 # ------------------------------------------------------------------------------------------
