@@ -2047,7 +2047,7 @@ class TestTLS:
             secure.stop()
             assert new_threads() == []
 
-    def test_a_client_that_resets_leaves_nothing_open(self, secure, trusting, recwarn):
+    def test_a_client_that_resets_leaves_nothing_open(self, secure, trusting):
         for _ in range(50):
             connection = connect(secure)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
