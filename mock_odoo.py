@@ -262,7 +262,7 @@ def parse_step(text: str) -> Step:
         reply.delay = float(match.group(1)) / (1000 if match.group(2) == "ms" else 1) if match else -1.0
         if not 0 <= reply.delay <= MAX_SECONDS:
             raise ValueError(f"step {text!r:.80}: {delay!r:.80} is no delay; it is written like @2s or @250ms, up to @{MAX_SECONDS}s")
-    if count and not re.fullmatch("[0-9]{1,18}", count):  # MAX_TIMES
+    if count and not re.fullmatch(f"[0-9]{{1,{len(str(MAX_TIMES))}}}", count):
         raise ValueError(f"step {text!r:.80}: {count!r:.80} is no count; it is written like *3, or * for ever, behind any delay")
     return Step(reply, int(count or 1) if count or not star else FOREVER)
 
@@ -325,8 +325,7 @@ class Scenario:
 
     def __init__(self, max_calls: int | None, on_call: Callable[[Call], object] | None) -> None:
         self._changed = threading.Condition(threading.Lock())
-        self._steps: collections.deque[Step] = collections.deque()
-        self._loop = False
+        self._set()
         self._calls: collections.deque[Call] = collections.deque(maxlen=max_calls)
         self._counts = {"calls": 0, "heartbeats": 0}  # of which max_calls may have dropped some
         self._on_call = on_call
@@ -335,15 +334,17 @@ class Scenario:
 
     def play(self, steps: list[Step], loop: bool) -> None:
         with self._changed:
-            self._steps = collections.deque(step for step in steps if step.times)
-            self._loop = loop
+            self._set(steps, loop)
+
+    def _set(self, steps: Sequence[Step] = (), loop: bool = False) -> None:
+        self._steps = collections.deque(step for step in steps if step.times)
+        self._loop = loop
 
     def end(self, script: str) -> None:
         """End the script that is playing if that is what is left of it."""
         with self._changed:
             if self._text() == script:
-                self._steps.clear()
-                self._loop = False
+                self._set()
 
     def script(self) -> tuple[str, bool]:
         """What is left of the script, and whether it loops."""
@@ -402,8 +403,7 @@ class Scenario:
 
     def reset(self) -> None:
         with self._changed:
-            self._steps.clear()
-            self._loop = False
+            self._set()
             self._calls.clear()
             self._counts = dict.fromkeys(self._counts, 0)
 
@@ -1502,11 +1502,11 @@ class Control:
     def describe(self, status: int = 200, **more: object) -> Reply:
         """The state of the server, as every change is answered with."""
         server = self.server
-        accepted = [call for call in server.get_calls() if call.accepted]
+        last = next((call.payload for call in reversed(server.get_calls()) if call.accepted), None)
         return Reply(status, {
             "service": server.service, "heartbeat_url": server.heartbeat_url, "script": server.script, "loop": server.loop,
             "call_count": server.get_call_count(), "heartbeat_count": server.get_heartbeat_count(),
-            "last_heartbeat": accepted[-1].payload if accepted else None, **more}, UNCACHED)
+            "last_heartbeat": last, **more}, UNCACHED)
 
     def number(self, request: Request, name: str, default: str) -> float:
         text = dict(urllib.parse.parse_qsl(request.head.query, keep_blank_values=True)).get(name, default)
