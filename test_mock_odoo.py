@@ -2597,7 +2597,8 @@ class TestCommandLine:
 
     def test_main_runs_outside_the_main_thread_too(self, launch):
         process = launch(command=["-c", "import sys, threading, mock_odoo\n"
-                                        "threading.Thread(target=mock_odoo.main, args=(sys.argv[1:],)).start()"])
+                                        "thread = threading.Thread(target=mock_odoo.main, args=(sys.argv[1:],))\n"
+                                        "thread.start()\nthread.join()"])
         assert post(process).status == 200
         assert process.line().split()[1] == "ok"
         process.process.kill()
