@@ -8,7 +8,8 @@
         assert odoo.wait_for_heartbeats(1)[0]["adapter_id"] == "KKT-001"
 
 The one rule: each heartbeat takes the next step of the script, and when the script has run out,
-heartbeats succeed again. Every failure mode is a script; `MockOdooServer.play` tells how to write one.
+heartbeats succeed again. Every failure mode but an outage, which is `down()`, is a script;
+`MockOdooServer.play` tells how to write one.
 
 This file needs nothing but Python 3.7 or later. Copy it beside your tests, or run it on its own:
 `python -m mock_odoo --help`. It imitates what a heartbeat client can observe of Odoo, not Odoo:
@@ -24,7 +25,6 @@ import email.utils
 import errno
 import functools
 import http.client
-import io
 import json
 import os
 import re
@@ -41,12 +41,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 TYPE_CHECKING = False  # typing's own would cost its import, 3 ms
 if TYPE_CHECKING:
     import argparse
+    import io
     import ssl
     from collections.abc import Callable, Mapping, Sequence
-    from io import FileIO
     from typing import IO, Any, NoReturn, Self, TypeAlias
 
-    Script: TypeAlias = "str | Reply | Sequence[Script]"
+    Script: TypeAlias = "str | Reply | dict[str, Any] | Sequence[Script]"
 
 __all__ = ["Call", "MockOdooServer", "Reply", "main"]
 
@@ -80,6 +80,11 @@ def check_flag(name: str, value: bool) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, not {value!r:.80}")
     return value
+
+
+def printable(text: str) -> str:
+    """Take from a client's text the control characters, which could steer a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def log_bug(message: str) -> None:
@@ -125,6 +130,8 @@ def parse_json(body: bytes) -> Any:
         text = body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"the body is not UTF-8: {error}") from None
+    if text.startswith("\ufeff"):
+        raise ValueError("the body begins with a byte order mark, which JSON must not (RFC 8259, section 8.1)")
     if text.count("[") + text.count("{") > MAX_DEPTH and depth(text) > MAX_DEPTH:
         raise ValueError(f"the body is nested deeper than {MAX_DEPTH} levels")
     try:
@@ -171,6 +178,8 @@ class Reply:
     given as text or bytes; every other one refuses it. Raises TypeError or ValueError for what cannot
     be sent.
     """
+
+    problem: str | None = None  # what was wrong with the request, if that is the reason
 
     def __init__(self, status: int = 200, body: object = None, headers: Mapping[str, str] | None = None,
                  *, delay: float = 0.0, fault: str | None = None) -> None:
@@ -238,10 +247,12 @@ def parse_script(script: Script) -> list[Step]:
     """Read a script; TypeError or ValueError says what is wrong with it."""
     if isinstance(script, Reply):
         return [Step(script)]
+    if isinstance(script, dict):
+        return [Step(Reply(**script))]
     if isinstance(script, str):
         return [parse_step(text.strip()) for text in script.split(",")] if script.strip() else []
     if not isinstance(script, (list, tuple)):
-        raise TypeError(f"a script must be text, a Reply or a list of these, not {script!r:.80}")
+        raise TypeError(f"a script must be text, a Reply, the fields of one, or a list of these, not {script!r:.80}")
     return [step for part in script for step in parse_script(part)]
 
 
@@ -259,12 +270,13 @@ def parse_step(text: str) -> Step:
                          "599, then maybe a delay (@2s, @250ms) and a count (*3, or * for ever)")
     if at:
         match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(m?s)", delay)
-        reply.delay = float(match.group(1)) / (1000 if match.group(2) == "ms" else 1) if match else -1.0
-        if not 0 <= reply.delay <= MAX_SECONDS:
+        if match:
+            reply.delay = float(match.group(1)) / (1000 if match.group(2) == "ms" else 1)
+        if not match or reply.delay > MAX_SECONDS:
             raise ValueError(f"step {text!r:.80}: {delay!r:.80} is no delay; it is written like @2s or @250ms, up to @{MAX_SECONDS}s")
     if count and not re.fullmatch(f"[0-9]{{1,{len(str(MAX_TIMES))}}}", count):
         raise ValueError(f"step {text!r:.80}: {count!r:.80} is no count; it is written like *3, or * for ever, behind any delay")
-    return Step(reply, int(count or 1) if count or not star else FOREVER)
+    return Step(reply, int(count) if count else FOREVER if star else 1)
 
 
 # ------------------------------------------------------------------------------------------
@@ -279,18 +291,23 @@ class Call:
     `received_at`  seconds since the epoch, a float
     `reply`        the script's word for it ("ok", "503", "reset"), or the status as text where the
                    request itself was refused ("400")
-    `accepted`     True where the client is sent the full success reply
+    `delay`        seconds that the reply was to wait
+    `problem`      what was wrong with the request, where that is why it was refused; else None
+    `accepted`     True where the reply is a full success, whether or not the client stays to hear it
     `client`       (host, port)
     `body`         the bytes that came; b"" where the request was refused unread
     """
 
-    __slots__ = ("_arrived", "_head", "accepted", "body", "client", "number", "received_at", "reply")
+    __slots__ = ("_arrived", "_head", "accepted", "body", "client", "delay", "number", "problem", "received_at",
+                 "reply")
 
     def __init__(self, number: int, reply: Reply, client: tuple[str, int], head: bytes, body: bytes) -> None:
         self.number = number
         self.received_at = time.time()
         self._arrived = time.perf_counter()  # for intervals, which must not suffer when the wall clock is set
         self.reply = reply.word
+        self.delay = reply.delay
+        self.problem = reply.problem
         self.accepted = reply.accepts
         self.client = client
         self.body = body
@@ -317,18 +334,24 @@ class Call:
         return f"<Call {self.number}: {self.reply} {self.body!r:.200}>"
 
 
+MAX_UNMATCHED = 20  # requests that were no calls and are remembered
+
+
 class Scenario:
     """The script and the memory under one lock, so that call N got reply N.
 
-    `on_call` is called outside the lock, so that it may use the server.
+    `on_call` and `on_unmatched` are called outside the lock, so that they may use the server.
     """
 
-    def __init__(self, max_calls: int | None, on_call: Callable[[Call], object] | None) -> None:
+    def __init__(self, max_calls: int | None, on_call: Callable[[Call], object] | None,
+                 on_unmatched: Callable[[str], object] | None) -> None:
         self._changed = threading.Condition(threading.Lock())
         self._set()
         self._calls: collections.deque[Call] = collections.deque(maxlen=max_calls)
-        self._counts = {"calls": 0, "heartbeats": 0}  # of which max_calls may have dropped some
+        self._counts = {"calls": 0, "heartbeats": 0}  # since the last reset, also those that max_calls dropped
+        self._unmatched: collections.deque[str] = collections.deque(maxlen=MAX_UNMATCHED)
         self._on_call = on_call
+        self._on_unmatched = on_unmatched
         self._reporting = threading.Lock()
         self._unreported: collections.deque[Call] = collections.deque()
 
@@ -368,12 +391,12 @@ class Scenario:
                 self._steps.append(Step(step.reply))
         return step.reply
 
-    def take(self, client: tuple[str, int], head: bytes, body: bytes, problem: Reply | None) -> Reply:
-        """Record a call, with its reply: the next of the script, or the `problem` that a server which works would see."""
+    def take(self, client: tuple[str, int], head: bytes, body: bytes, refusal: Reply | None) -> Reply:
+        """Record a call, with its reply: the next of the script, or in place of a success the `refusal`, if there is one."""
         with self._changed:
             reply = self._next()
-            if reply.accepts and problem is not None:
-                reply = problem
+            if reply.accepts and refusal is not None:
+                reply = refusal
             self._counts["calls"] += 1
             self._counts["heartbeats"] += reply.accepts
             call = Call(self._counts["calls"], reply, client, head, body)
@@ -388,14 +411,27 @@ class Scenario:
     def _report(self, on_call: Callable[[Call], object]) -> None:
         with self._reporting:  # who comes first reports for the others, who wait here: order, before any reply
             while self._unreported:
-                try:
-                    on_call(self._unreported.popleft())
-                except BaseException:  # noqa: BLE001 - pytest.fail() is no Exception
-                    log_bug("on_call failed")
+                self._tell("on_call", on_call, self._unreported.popleft())
 
     def calls(self) -> list[Call]:
         with self._changed:
             return list(self._calls)
+
+    def _tell(self, name: str, listener: Callable[[Any], object], news: Call | str) -> None:
+        try:
+            listener(news)
+        except BaseException:  # noqa: BLE001 - pytest.fail() is no Exception
+            log_bug(f"{name} failed")
+
+    def add_unmatched(self, what: str) -> None:
+        with self._changed:
+            self._unmatched.append(what)
+        if self._on_unmatched is not None:
+            self._tell("on_unmatched", self._on_unmatched, what)
+
+    def unmatched(self) -> list[str]:
+        with self._changed:
+            return list(self._unmatched)
 
     def count(self, what: str) -> int:
         with self._changed:
@@ -405,6 +441,7 @@ class Scenario:
         with self._changed:
             self._set()
             self._calls.clear()
+            self._unmatched.clear()
             self._counts = dict.fromkeys(self._counts, 0)
 
     def wait(self, what: str, n: int, timeout: float, given_up: Callable[[], bool]) -> None:
@@ -413,11 +450,14 @@ class Scenario:
         timeout = check_seconds("timeout", timeout)
         with self._changed:
             self._changed.wait_for(lambda: self._counts[what] >= n or given_up(), timeout)
-            count, replies = self._counts[what], [call.reply for call in self._calls]
+            count, calls, unmatched = self._counts[what], list(self._calls), list(self._unmatched)
         if count < n:
             cause = "the server was stopped; " if given_up() else ""
-            timeline = ", ".join(["..."] * (len(replies) > 20) + replies[-20:])
-            raise TimeoutError(f"{cause}{count} of {n} {what} in {timeout} s; " + (f"calls: {timeline}" if replies else "no calls"))
+            timeline = ", ".join(["..."] * (len(calls) > 20) + [call.reply for call in calls[-20:]])
+            story = [f"{cause}{count} of {n} {what} in {timeout} s", f"calls: {timeline}" if calls else "no calls"]
+            story += [f"last problem: {call.problem}" for call in calls[-1:] if call.problem]
+            story += [f"unmatched: {', '.join(unmatched[-3:])}"] if unmatched else []
+            raise TimeoutError("; ".join(story))
 
     def wake(self) -> None:
         """Have those who wait see whether they are given up."""
@@ -557,7 +597,7 @@ parse_head = functools.lru_cache(maxsize=32)(Head)  # a client sends the same he
 class Request:
     """What came, who is to answer it, and what is wrong with it, if anything."""
 
-    __slots__ = ("answer", "body", "client", "head", "payload", "problem", "success")
+    __slots__ = ("answer", "body", "client", "head", "payload", "refusal", "success")
 
     def __init__(self, head: Head, client: tuple[str, int]) -> None:
         self.head = head
@@ -565,17 +605,19 @@ class Request:
         self.body = b""
         self.payload: dict[str, Any] = {}
         self.success = b"{}"  # what the service says when it accepts
-        self.problem: Reply | None = None
-        self.answer: Callable[[Request], Reply] = tell_problem
+        self.refusal: Reply | None = None  # what a service that works would say in place of a success
+        self.answer: Callable[[Request], Reply] | None = None
 
-    def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None, **more: object) -> None:
+    def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None, **more: Sequence[str]) -> None:
         """Note what is wrong, unless something else has been noted."""
-        if self.problem is None:
-            self.problem = Reply(status, {"error": message, **more}, headers)
+        if self.refusal is None:
+            problem = "; ".join(more.get("problems", [message]))
+            self.refusal = Reply(status, {"error": message, **more}, headers)
+            self.refusal.problem = problem
 
     def parse(self) -> None:
         """Set `payload` to the JSON object in the body, or note what is wrong with it."""
-        if self.problem is not None:
+        if self.refusal is not None:
             return
         try:
             payload = parse_json(self.body)
@@ -588,17 +630,11 @@ class Request:
                 self.refuse(400, f"the body must be a JSON object, not {reprlib.repr(payload)}")
 
 
-def tell_problem(request: Request) -> Reply:
-    """Answer what nobody else does: a path or a method that is not there."""
-    assert request.problem is not None
-    return request.problem
-
-
 def phrase(status: int) -> str:
     return http.client.responses.get(status, f"Status {status}")
 
 
-@functools.lru_cache(maxsize=1)  # the same for a second
+@functools.lru_cache(maxsize=1)  # it changes once a second
 def http_date(second: int) -> str:
     return email.utils.formatdate(second, usegmt=True)
 
@@ -633,7 +669,7 @@ class Handler(BaseHTTPRequestHandler):
         self.check_open()
         self.generation = self.server.generation
         try:
-            reply = request.answer(request)
+            reply = (request.answer or self.turn_away)(request)
             self.close_connection = self.close_connection or self.server.closed.is_set()
             head, body = self.compose(reply, request)
         except BaseException:  # noqa: BLE001 - whatever it is, the client gets an answer
@@ -646,6 +682,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer, in JSON, what is no request, and close. (The name is http.server's, should it ever call it.)"""
+        self.server.app._note_unmatched(f"{code} {message}")
         self.close_after_this()
         self.send_whole(*self.compose(Reply(code, {"error": message})))
 
@@ -658,7 +695,7 @@ class Handler(BaseHTTPRequestHandler):
         self.route(request)
         if head.length > MAX_BODY:
             request.refuse(413, TOO_LONG)
-        if head.length > MAX_BODY or (head.expects_continue and request.problem is not None):
+        if head.length > MAX_BODY or (head.expects_continue and request.refusal is not None):
             self.close_after_this()  # the body is not worth reading, or may never come
             return request
         if head.expects_continue:
@@ -671,10 +708,16 @@ class Handler(BaseHTTPRequestHandler):
         return request
 
     def read_head(self) -> bytes:
-        line = self.rfile.readline(MAX_HEAD)
+        line = self.read_line()
         if line in BLANK:  # RFC 9112, section 2.2: some clients end a body with a line break
-            line = self.rfile.readline(MAX_HEAD)
+            line = self.read_line()
         return self.read_lines(line)
+
+    def read_line(self, limit: int = MAX_HEAD) -> bytes:
+        line = self.rfile.readline(limit)
+        if len(line) < limit and not line.endswith(b"\n"):
+            raise ConnectionAbortedError("the client left")
+        return line
 
     def read_lines(self, line: bytes) -> bytes:
         """Read on from `line` to the blank line."""
@@ -682,15 +725,13 @@ class Handler(BaseHTTPRequestHandler):
         while line not in BLANK:
             if size >= MAX_HEAD or len(lines) > MAX_HEADERS + 1:
                 raise ProtocolError(431, f"more than {MAX_HEADERS} headers, or {MAX_HEAD} bytes of them")
-            if not line.endswith(b"\n"):
-                raise ConnectionAbortedError("the client left")
-            line = self.rfile.readline(MAX_HEAD)
+            line = self.read_line()
             lines.append(line)
             size += len(line)
         return b"".join(lines)
 
     def check_open(self) -> None:
-        """After close(), what has come already can still be read; don't."""
+        """Stop here after close(): what came before could still be read, but must not be answered."""
         if self.server.closed.is_set():
             raise ConnectionAbortedError("we left")
 
@@ -705,7 +746,7 @@ class Handler(BaseHTTPRequestHandler):
         """Read a chunked body (RFC 9112, section 7.1); extensions and trailers mean nothing here."""
         body, size = bytearray(), -1
         while size:
-            line = self.rfile.readline(MAX_HEAD)
+            line = self.read_line()
             match = re.fullmatch(rb"([0-9A-Fa-f]{1,8})[ \t]*(;[^\r\n]*)?\r\n", line)
             if not match:
                 raise ProtocolError(400, f"malformed chunk size {line.decode('latin-1')!r:.80}; it should be like '1f'")
@@ -715,9 +756,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.close_after_this()
                 return
             body += self.read_bytes(size)
-            if size and self.rfile.readline(2) != b"\r\n":
+            if size and self.read_line(2) != b"\r\n":
                 raise ProtocolError(400, f"a chunk does not end after the {size} bytes that it announced")
-        self.read_lines(self.rfile.readline(MAX_HEAD))
+        self.read_lines(self.read_line())
         request.body = bytes(body)
 
     def route(self, request: Request) -> None:
@@ -734,9 +775,18 @@ class Handler(BaseHTTPRequestHandler):
             request.refuse(405, f"{head.path} takes {allowed}, not {head.method:.40}", {"Allow": allowed})
             return
         request.answer = answer
+        coding = head.fields.get("content-encoding", "identity")
+        if coding.lower() != "identity":
+            request.refuse(415, f"Content-Encoding {coding!r:.80} is not understood; send the body as it is")
         kind = head.fields.get("content-type", "missing")
         if head.method in ("POST", "PUT") and kind.partition(";")[0].strip().lower() != "application/json":
             request.refuse(415, f"Content-Type must be application/json; it is {kind:.80}")
+
+    def turn_away(self, request: Request) -> Reply:
+        """Answer what nobody else does: a path or a method that is not there."""
+        assert request.refusal is not None
+        self.server.app._note_unmatched(f"{request.refusal.status} {request.head.method} {request.head.path}")
+        return request.refusal
 
     # -- Sending
 
@@ -780,13 +830,14 @@ class Handler(BaseHTTPRequestHandler):
         To close at once, with bytes unread, would reset the connection and lose the reply on its way.
         """
         socket.socket.shutdown(self.connection, socket.SHUT_WR)
-        deadline, left = time.monotonic() + LINGER, 64 * MAX_BODY
-        while left > 0:
-            self.connection.settimeout(max(0.001, deadline - time.monotonic()))
+        deadline, seconds, left = time.monotonic() + LINGER, LINGER, 64 * MAX_BODY
+        while seconds > 0 and left > 0:
+            self.connection.settimeout(seconds)
             data = self.connection.recv(65536)
             if not data:
                 return
             left -= len(data)
+            seconds = deadline - time.monotonic()
 
     def pause(self, seconds: float | None) -> bool:
         return self.server.pause(self.connection, seconds, self.generation)
@@ -829,7 +880,6 @@ class Handler(BaseHTTPRequestHandler):
 # ------------------------------------------------------------------------------------------
 
 EXCLUSIVE: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)  # Windows alone has it
-INHERITS_NONBLOCKING = not sys.platform.startswith("linux")  # does a connection not block where its listener does not?
 JOIN_TIMEOUT = 5.0  # seconds that stop() gives the threads to end; only an on_call that hangs needs more
 MAX_IDLE_WORKERS = 32
 READABLE = getattr(select, "POLLIN", 1)
@@ -896,7 +946,7 @@ class Worker(threading.Thread):
 
 
 class Listener(ThreadingHTTPServer):
-    """A port: bound from the start, listening from `open()` to `close()`.
+    """A port: bound from the start, listening from `server_activate()` to `close()`.
 
     One thread accepts, and sleeps until there is something to do; each connection has a worker.
     After `close()` the port is free and every connection cut; after `join()` the threads have ended.
@@ -911,8 +961,7 @@ class Listener(ThreadingHTTPServer):
         self.is_open = False
         self.closed = threading.Event()
         self._process = os.getpid()
-        self._due = threading.Event()  # when to open, unless after a time
-        self._wake: Alarm | None = None  # for the acceptor
+        self._due = threading.Event()  # set to end the acceptor's wait: it is open, or closed
         self._acceptor: threading.Thread | None = None
         self._lock = threading.Lock()  # guards what follows
         self._workers: set[Worker] = set()
@@ -922,6 +971,7 @@ class Listener(ThreadingHTTPServer):
         self.generation = 0  # of calls: those before and after a release()
         try:
             self.server_bind()
+            self._wake = Alarm()  # for the acceptor
         except BaseException:
             self.socket.close()
             raise
@@ -945,7 +995,6 @@ class Listener(ThreadingHTTPServer):
     def open(self, after: float | None) -> None:
         """Listen and accept after so many seconds; with None, when `server_activate()` is called."""
         try:
-            self._wake = Alarm()
             if after == 0:
                 self.server_activate()
             self._acceptor = threading.Thread(target=self.run, args=(after,), name="mock_odoo acceptor", daemon=True)
@@ -970,8 +1019,7 @@ class Listener(ThreadingHTTPServer):
         self.closed.set()
         if self._process == os.getpid():  # else we are a forked child, and the server is our parent's
             self._due.set()
-            if self._wake is not None:
-                self._wake.ring()
+            self._wake.ring()
             if self._acceptor is not None and self._acceptor.is_alive():
                 self._acceptor.join()
             cut(self.socket)  # or a forked child would go on listening,
@@ -979,8 +1027,7 @@ class Listener(ThreadingHTTPServer):
             self.end_workers()
             self.release()
         self.socket.close()
-        if self._wake is not None:
-            self._wake.close()
+        self._wake.close()
 
     def end_workers(self) -> None:
         """Cut every connection but this thread's, so that a request or on_call that stops the server is still answered."""
@@ -1017,7 +1064,6 @@ class Listener(ThreadingHTTPServer):
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Accept until closed, without polling."""
-        assert self._wake is not None
         self.socket.setblocking(False)
         while not self.closed.is_set():
             self._wake.wait(self.socket, READABLE)
@@ -1030,8 +1076,7 @@ class Listener(ThreadingHTTPServer):
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         connection, address = self.socket.accept()
-        if INHERITS_NONBLOCKING or connection.gettimeout() is not None:  # from our socket, or from socket.setdefaulttimeout()
-            connection.setblocking(True)
+        connection.setblocking(True)  # whatever it has from our socket, or from socket.setdefaulttimeout()
         return connection, address[:2]
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -1086,7 +1131,11 @@ class Listener(ThreadingHTTPServer):
             worker.connection = tls
         if self.closed.is_set():  # close() may have cut the plain socket, which is an empty shell by now
             cut(tls)
-        tls.do_handshake()
+        try:
+            tls.do_handshake()
+        except OSError as error:
+            self.app._note_unmatched(f"TLS handshake failed: {error.strerror or error}")
+            raise
         return tls
 
     # -- What the faults need
@@ -1151,7 +1200,9 @@ class MockOdooServer:
     `control`      offer the control API and its page under /_mock/
     `on_call`      is called with every `Call`, in order, after it is recorded and before it is answered;
                    what it raises is logged. It may use the server, but not send it heartbeats.
-    `routes`       who answers: by path, then by method, a function that makes a Reply of a Request
+    `on_unmatched` is called likewise with a line of `get_unmatched()`
+    `routes`       who answers: by path, then by method, a function that makes a Reply of a Request,
+                   and decides whether to give its `refusal`, for what HTTP found wrong, instead
 
     Nothing is bound before `start()`, or a `with` block, which starts and stops. Another service is a
     subclass with its own `endpoint`, `default_port`, `service` and `make_success`. Raises TypeError or
@@ -1164,10 +1215,13 @@ class MockOdooServer:
 
     def __init__(self, port: int | None = None, host: str = "127.0.0.1", *, strict: bool = False,
                  ssl_context: ssl.SSLContext | None = None, max_calls: int | None = None,
-                 control: bool = False, on_call: Callable[[Call], object] | None = None) -> None:
+                 control: bool = False, on_call: Callable[[Call], object] | None = None,
+                 on_unmatched: Callable[[str], object] | None = None) -> None:
         self.port = check_whole("port", self.default_port if port is None else port, 0, 65535)
         if not isinstance(host, str):
             raise TypeError(f"host must be text such as '127.0.0.1', not {host!r:.80}")
+        if not host:
+            raise ValueError("host must not be empty; '0.0.0.0' listens on every address")
         self.host = host
         self.strict = check_flag("strict", strict)
         if ssl_context is not None and not hasattr(ssl_context, "wrap_socket"):
@@ -1176,13 +1230,16 @@ class MockOdooServer:
             raise ValueError("ssl_context must be a server's, like ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)")
         self.ssl_context = ssl_context
         if max_calls is not None:
-            check_whole("max_calls", max_calls, 1)
-        if on_call is not None and not callable(on_call):
-            raise TypeError(f"on_call must be callable, not {on_call!r:.80}")
-        self._scenario = Scenario(max_calls, on_call)
+            max_calls = min(check_whole("max_calls", max_calls, 1), sys.maxsize)  # more than a deque can be told
+        for name, listener in (("on_call", on_call), ("on_unmatched", on_unmatched)):
+            if listener is not None and not callable(listener):
+                raise TypeError(f"{name} must be callable, not {listener!r:.80}")
+        self._scenario = Scenario(max_calls, on_call, on_unmatched)
         self._lifecycle = threading.Lock()  # guards the listener, of which each start and each outage makes a new one
         self._listener: Listener | None = None
         self._closed: set[Listener] = set()  # whose threads may still be ending
+        if not re.fullmatch("/[!->@-~]*", self.endpoint):
+            raise ValueError(f"endpoint must be a path like /api/v2/receipt, not {self.endpoint!r:.80}")
         self.routes: dict[str, dict[str, Callable[[Request], Reply]]] = {
             self.endpoint: {"POST": self._take},
             "/health": {"GET": lambda request: Reply(200, {"status": "ok"})},
@@ -1190,12 +1247,14 @@ class MockOdooServer:
             "/web/login": {"GET": lambda request: Reply(200, "<!DOCTYPE html>\n<title>Odoo</title>\n<h1>Log in</h1>\n",
                                                         {"Content-Type": HTML})},
         }
-
         if check_flag("control", control):
             Control(self)
 
     def make_success(self, payload: dict[str, Any]) -> object:
-        """The body of the success reply, anything that JSON can express."""
+        """The body of the success reply: anything that JSON can express, or JSON ready-made as text or bytes.
+
+        Called for every well-formed heartbeat before the script is asked, and by several threads at once.
+        """
         return {"status": "ok", "message": "Heartbeat received"}
 
     def find_problems(self, payload: dict[str, Any]) -> list[str]:
@@ -1204,21 +1263,24 @@ class MockOdooServer:
 
     def _take(self, request: Request) -> Reply:
         request.parse()
-        if request.problem is None:
+        if request.refusal is None:
             self._consider(request)
-        return self._scenario.take(request.client, request.head.raw, request.body, request.problem)
+        return self._scenario.take(request.client, request.head.raw, request.body, request.refusal)
+
+    def _note_unmatched(self, what: str) -> None:
+        self._scenario.add_unmatched(printable(what[:200]))
 
     def _consider(self, request: Request) -> None:
         """Make up what a service that works would say, before the call is recorded: nothing can go wrong after that."""
         try:
             problems = self.find_problems(request.payload) if self.strict else []
-            request.success = encode(self.make_success(request.payload))
+            if problems:
+                request.refuse(422, "the heartbeat breaks the contract", problems=problems)
+            else:
+                request.success = encode(self.make_success(request.payload))
         except BaseException:  # noqa: BLE001 - it is the user's code, where pytest.fail() is no Exception
             log_bug("make_success or find_problems failed")
             request.refuse(500, "make_success or find_problems failed; the log of the fake tells more")
-        else:
-            if problems:
-                request.refuse(422, "the heartbeat breaks the contract", problems=problems)
 
     # -- Lifecycle
 
@@ -1232,7 +1294,7 @@ class MockOdooServer:
     def url(self) -> str:
         """Where clients reach it, like http://127.0.0.1:8069."""
         # Windows connects to no wildcard, and takes 2 s to find that localhost is not ::1.
-        host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}.get(self.host, self.host)
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}.get(self.host, self.host)
         return f"http{'s' if self.ssl_context else ''}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
@@ -1253,7 +1315,7 @@ class MockOdooServer:
     def stop(self) -> None:
         """Refuse new connections, cut the others, let go what is delayed, end every thread.
 
-        All that is done when this returns (in on_call, its own connection and thread end afterwards). Harmless
+        All that is done when this returns (in on_call, its own connection and the threads end afterwards). Harmless
         when not running. The memory and the script stay: `start()` goes on with them, on the same port.
         """
         with self._lifecycle:
@@ -1271,7 +1333,7 @@ class MockOdooServer:
         """An outage: refuse new connections and cut the others, for `seconds`, or until `up()` or `reset()`.
 
         The port stays reserved meanwhile. Raises RuntimeError where the server does not run, and OSError
-        where somebody snatched the port in the instant between listening and reserving.
+        where somebody snatched the port in the instant between listening and reserving; the server is stopped then.
         """
         seconds = None if seconds is None else check_seconds("seconds", seconds)
         with self._lifecycle:
@@ -1374,7 +1436,7 @@ class MockOdooServer:
     # -- The memory
 
     def get_received_heartbeats(self) -> list[Any]:
-        """The payloads of the accepted calls, oldest first; each reader gets copies of their own."""
+        """The payloads of the accepted calls that are kept, oldest first; each reader gets copies of their own."""
         return [call.payload for call in self._scenario.calls() if call.accepted]
 
     def get_call_count(self) -> int:
@@ -1389,10 +1451,17 @@ class MockOdooServer:
         """The calls since the last reset that are kept, oldest first."""
         return self._scenario.calls()
 
+    def get_unmatched(self) -> list[str]:
+        """What came lately that is no call, oldest first, such as "404 POST /api/v2/heartbeat" (WireMock's unmatched requests).
+
+        These are other paths and methods, what is no HTTP, and TLS handshakes that failed.
+        """
+        return self._scenario.unmatched()
+
     def get_intervals(self) -> list[float]:
         """The seconds from each call to the next, whatever was done to the wall clock."""
         arrivals = [call._arrived for call in self._scenario.calls()]
-        return [arrivals[n] - arrivals[n - 1] for n in range(1, len(arrivals))]
+        return [later - earlier for earlier, later in zip(arrivals, arrivals[1:])]  # noqa: RUF007 - pairwise() came with 3.10
 
     def reset(self) -> None:
         """Forget the calls, end the script and any outage, and release every delayed reply."""
@@ -1433,7 +1502,7 @@ class MockOdooServer:
 # ------------------------------------------------------------------------------------------
 
 LONGEST_POLL = 60  # seconds that one GET /_mock/wait may take
-#: For every reply; on a connection that was kept, Chromium would ask again after a 408.
+#: For whatever tells of the state; on a connection that was kept, Chromium would ask again after a 408.
 UNCACHED = {"Cache-Control": "no-store", "Connection": "close"}
 MAX_LINES = 10000  # that wait to be printed
 GREEN, YELLOW, RED = 32, 33, 31  # for accepted, refused, spoilt
@@ -1441,8 +1510,10 @@ GREEN, YELLOW, RED = 32, 33, 31  # for accepted, refused, spoilt
 
 def call_as_json(call: Call) -> str:
     """The fields of a call as one line of JSON; a body that is no JSON stands there as text."""
-    fields = {"number": call.number, "received_at": call.received_at, "reply": call.reply, "accepted": call.accepted,
-              "payload": call.payload, "headers": dict(call.headers.items()), "client": list(call.client)}
+    headers = call.headers
+    fields = {"number": call.number, "received_at": call.received_at, "reply": call.reply, "delay": call.delay, "problem": call.problem,
+              "accepted": call.accepted, "payload": call.payload, "client": list(call.client),
+              "headers": {name: ", ".join(headers.get_all(name, [])) for name in headers}}
     if fields["payload"] is None:
         fields["body"] = call.body.decode("utf-8", "replace")
     return json.dumps(fields)
@@ -1461,18 +1532,19 @@ class Control:
             raise ValueError("the token must be printable ASCII without blanks, and not empty")
         self.server = server
         self.token = token
-        server.routes["/"] = {"GET": lambda request: Reply(302, b"", {"Location": "/_mock/"})}
-        for path, method, answer in (
-                ("/_mock/", "GET", self.page),
-                ("/_mock/state", "GET", self.state),
-                ("/_mock/calls", "GET", self.calls),
-                ("/_mock/wait", "GET", self.wait),
-                ("/_mock/script", "PUT", self.script),
-                ("/_mock/reset", "POST", self.reset),
-                ("/_mock/down", "POST", self.down)):
-            server.routes[path] = {method: functools.partial(self.guard, answer)}
+        for path in ("/", "/_mock"):
+            server.routes[path] = {"GET": lambda request: Reply(302, b"", {"Location": "/_mock/"})}
+        for path, method, answer, names in (
+                ("/_mock/", "GET", self.page, ()),
+                ("/_mock/state", "GET", self.state, ()),
+                ("/_mock/calls", "GET", self.calls, ("since",)),
+                ("/_mock/wait", "GET", self.wait, ("calls", "heartbeats", "timeout")),
+                ("/_mock/script", "PUT", self.script, ("script", "loop")),
+                ("/_mock/reset", "POST", self.reset, ()),
+                ("/_mock/down", "POST", self.down, ("seconds",))):
+            server.routes[path] = {method: functools.partial(self.guard, answer, names)}
 
-    def guard(self, answer: Callable[[Request], Reply], request: Request) -> Reply:
+    def guard(self, answer: Callable[[dict[str, Any]], Reply], names: Sequence[str], request: Request) -> Reply:
         """Answer whoever may ask; what Python refuses with an error becomes a 400 with the same text."""
         if not self.is_allowed(request):
             host = request.head.fields.get("host", "none")
@@ -1481,10 +1553,15 @@ class Control:
                                         f"{request.client[0]}, Host {host:.80}), or that send Authorization: Bearer {remedy}"})
         if request.body:
             request.parse()
-        if request.problem is not None:
-            return request.problem
+        if request.refusal is not None:
+            return request.refusal
+        changes = request.head.method in ("PUT", "POST")
+        values = request.payload if changes else dict(urllib.parse.parse_qsl(request.head.query, keep_blank_values=True))
         try:
-            return answer(request)
+            for name in values:
+                if name not in names:
+                    raise ValueError(f"{name!r:.80} means nothing here; {request.head.path} takes {', '.join(names) or 'nothing'}")
+            return answer(values)
         except (TypeError, ValueError) as error:
             return Reply(400, {"error": str(error)})
 
@@ -1503,62 +1580,66 @@ class Control:
         """The state of the server, as every change is answered with."""
         server = self.server
         last = next((call.payload for call in reversed(server.get_calls()) if call.accepted), None)
+        received = server.get_heartbeat_count()  # first, or there might be more than calls
         return Reply(status, {
             "service": server.service, "heartbeat_url": server.heartbeat_url, "script": server.script, "loop": server.loop,
-            "call_count": server.get_call_count(), "heartbeat_count": server.get_heartbeat_count(),
-            "last_heartbeat": last, **more}, UNCACHED)
+            "call_count": server.get_call_count(), "heartbeat_count": received,
+            "last_heartbeat": last, "unmatched": server.get_unmatched(), **more}, UNCACHED)
 
-    def number(self, request: Request, name: str, default: str) -> float:
-        text = dict(urllib.parse.parse_qsl(request.head.query, keep_blank_values=True)).get(name, default)
+    def number(self, values: dict[str, Any], name: str, default: str) -> float:
+        text = values.get(name, default)
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
-            raise ValueError(f"{name} must be a number, not {text!r:.80}")
+            raise ValueError(f"{name} must be a number like 5 or 0.5, not {text!r:.80}")
         return float(text) if "." in text else int(text)
 
-    def page(self, request: Request) -> Reply:
+    def page(self, values: dict[str, Any]) -> Reply:
         return Reply(200, PAGE, {"Content-Type": HTML, "Content-Security-Policy": page_policy(),
                                  "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff", **UNCACHED})
 
-    def state(self, request: Request) -> Reply:
+    def state(self, values: dict[str, Any]) -> Reply:
         return self.describe()
 
-    def calls(self, request: Request) -> Reply:
-        since = self.number(request, "since", "0")
+    def calls(self, values: dict[str, Any]) -> Reply:
+        since = self.number(values, "since", "0")
         calls = ", ".join(call_as_json(call) for call in self.server.get_calls() if call.number > since)
         return Reply(200, f'{{"calls": [{calls}]}}', {"Content-Type": "application/json", **UNCACHED})
 
-    def wait(self, request: Request) -> Reply:
-        n = check_whole("calls", self.number(request, "calls", "1"), 0)  # type: ignore[arg-type]
-        timeout = self.number(request, "timeout", "5")
+    def wait(self, values: dict[str, Any]) -> Reply:
+        if "calls" in values and "heartbeats" in values:
+            raise ValueError("wait for calls or for heartbeats, not for both")
+        what, wait = ("heartbeats", self.server.wait_for_heartbeats) if "heartbeats" in values else ("calls", self.server.wait_for_calls)
+        n = check_whole(what, self.number(values, what, "1"), 0)  # type: ignore[arg-type]
+        timeout = self.number(values, "timeout", "5")
         if timeout > LONGEST_POLL:
             raise ValueError(f"timeout must be from 0 to {LONGEST_POLL} seconds, not {timeout}")
         try:
-            self.server.wait_for_calls(n, timeout)
+            wait(n, timeout)
         except TimeoutError as error:
             return self.describe(408, error=str(error))
         return self.describe()
 
-    def script(self, request: Request) -> Reply:
-        if "script" not in request.payload:
+    def script(self, values: dict[str, Any]) -> Reply:
+        if "script" not in values:
             raise ValueError('"script" is missing; send {"script": "503*3"}, for example')
-        self.server.play(request.payload["script"], request.payload.get("loop", False))
+        self.server.play(values["script"], values.get("loop", False))
         return self.describe()
 
-    def reset(self, request: Request) -> Reply:
+    def reset(self, values: dict[str, Any]) -> Reply:
         self.server.reset()
         return self.describe()
 
-    def down(self, request: Request) -> Reply:
-        if request.payload.get("seconds") is None:
+    def down(self, values: dict[str, Any]) -> Reply:
+        if values.get("seconds") is None:
             raise ValueError('"seconds" is missing; nobody could end the outage through a port that refuses connections')
-        self.server.down(request.payload["seconds"])
+        self.server.down(values["seconds"])
         return self.describe()
 
 
 class Journal:
     """A file with a line of JSON for each call.
 
-    It is opened anew for every line, so a line that was written outlives us, and a file that vanished is
-    begun again. What goes wrong is told once, on standard error; the server goes on.
+    A line is written past any buffer, so that it outlives us, and the file is opened anew for each, so that
+    one that vanished is begun again. What goes wrong is told once, on standard error; the server goes on.
     """
 
     def __init__(self, path: str) -> None:
@@ -1570,7 +1651,7 @@ class Journal:
         except OSError as error:  # better now than at the first call
             raise OSError(error.errno, f"cannot write the journal {path}: {error.strerror}") from None
 
-    def open(self) -> FileIO:
+    def open(self) -> io.FileIO:
         # O_NONBLOCK, or a named pipe that nobody reads would hold us up for ever.
         return open(self.path, "ab", buffering=0,
                     opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666))
@@ -1599,7 +1680,8 @@ class Journal:
 def ends_well(path: str) -> bool:
     """Is a file empty, or is its last line whole?"""
     with open(path, "rb") as file:
-        return file.seek(0, os.SEEK_END) == 0 or file.seek(-1, os.SEEK_END) < 0 or file.read(1) == b"\n"
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        return file.read() in (b"", b"\n")
 
 
 def complain(line: str) -> None:
@@ -1622,7 +1704,7 @@ class Reporter:
         self.as_json = as_json
         self.is_quiet = is_quiet
         self._lines: collections.deque[str] = collections.deque()
-        self._waiting = threading.Semaphore(0)  # counts the lines
+        self._waiting = threading.Semaphore(0)  # counts the lines; the queue module would be one more import at the start
         self._writer = threading.Thread(target=self._write, name="mock_odoo reporter", daemon=True)
         stream = sys.stdout  # None where there is none, as for a service of Windows
         self.has_colour = (stream is not None and stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -1656,6 +1738,12 @@ class Reporter:
         if not self.is_quiet:
             self._print(call_as_json(call) if self.as_json else self.describe(call, script))
 
+    def add_unmatched(self, what: str) -> None:
+        """Tell of what came that is no call, likewise."""
+        if not self.is_quiet:
+            word, _, rest = what.partition(" ")
+            self.say(f"{time.strftime('%H:%M:%S')}  {word:<8}  {rest}", unmatched=what)
+
     def _print(self, line: str) -> None:
         if self._writer.is_alive() and len(self._lines) < MAX_LINES:  # else nobody reads
             self._lines.append(line)
@@ -1672,7 +1760,7 @@ class Reporter:
     def describe(self, call: Call, script: str) -> str:
         """Such as "12:00:30  503  KKT-001  buffer 6/200 (3.0%)  breaker CLOSED  script: 503"."""
         payload = call.payload
-        reply = f"{call.reply:<8}"
+        reply = f"{call.reply + format_delay(call.delay):<8}"
         if self.has_colour:
             colour = GREEN if call.accepted else YELLOW if call.reply.isdigit() else RED
             reply = f"\x1b[{colour}m{reply}\x1b[0m"
@@ -1684,7 +1772,8 @@ class Reporter:
         else:
             heartbeat = f"{call.body[:48]!r:<54}"
         clock = time.strftime("%H:%M:%S", time.localtime(call.received_at))
-        return f"{clock}  {reply}  {heartbeat}  {'script: ' + script if script else ''}".rstrip()
+        rest = [text for text in (printable(call.problem or ""), script and f"script: {script}") if text]
+        return "  ".join([clock, reply, heartbeat, *rest]).rstrip()
 
 
 def field(payload: Any, *path: str) -> str:
@@ -1694,7 +1783,7 @@ def field(payload: Any, *path: str) -> str:
     if isinstance(payload, float):
         return f"{payload:.1f}"[:32]
     text = str(payload) if isinstance(payload, (str, int)) else "?"
-    return "".join(char if char.isprintable() else "?" for char in text[:32])
+    return printable(text[:32])
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -1741,7 +1830,7 @@ script:
     503         or any other status from 200 to 599
     reset       a TCP RST
     close       the connection closed without a byte
-    truncate    half of the reply, then closed
+    truncate    half of the promised body, then closed
     garbage     bytes that are not HTTP
     stall       nothing, and the connection held open
     drip        a correct reply, one byte every 100 ms
@@ -1749,11 +1838,12 @@ script:
     login       303 to the login page
 
 While it runs, /_mock/ in a browser shows the heartbeats, and has buttons for
-all this.
+the commonest failures and a field for any script.
 """
 
 
-def make_server(args: argparse.Namespace, on_call: Callable[[Call], object] | None) -> MockOdooServer:
+def make_server(args: argparse.Namespace, on_call: Callable[[Call], object] | None,
+                on_unmatched: Callable[[str], object]) -> MockOdooServer:
     """Make what the command line asks for; OSError or ValueError where that cannot be had."""
     context = None
     if args.certfile is not None:
@@ -1763,10 +1853,13 @@ def make_server(args: argparse.Namespace, on_call: Callable[[Call], object] | No
         try:
             context.load_cert_chain(args.certfile, args.keyfile, password="")  # else it would ask at the terminal
         except OSError as error:
-            raise ValueError(f"cannot use the certificate {args.certfile}: {error.strerror or error}") from None
+            files = " and ".join(filter(None, (args.certfile, args.keyfile)))
+            raise ValueError(f"cannot use the certificate {files}: {error.strerror or error}; PEM is needed, with the key in the "
+                             "same file or in --keyfile") from None
     elif args.keyfile is not None:
         raise ValueError("--keyfile goes with --certfile")
-    server = MockOdooServer(args.port, args.host, strict=args.strict, ssl_context=context, max_calls=args.max_calls, on_call=on_call)
+    server = MockOdooServer(args.port, args.host, strict=args.strict, ssl_context=context, max_calls=args.max_calls, on_call=on_call,
+                            on_unmatched=on_unmatched)
     server.play(args.script, args.loop)
     Control(server, args.token)
     return server
@@ -1822,7 +1915,7 @@ def main(argv: list[str] | None = None) -> int:
                     journal.add(call)
                 reporter.add(call, server.script)
 
-            server = make_server(args, None if args.quiet and journal is None else on_call)
+            server = make_server(args, None if args.quiet and journal is None else on_call, reporter.add_unmatched)
             server.start()
         except (OSError, ValueError) as error:
             reporter.close()
@@ -1945,7 +2038,7 @@ function row(call) {
   const item = document.createElement("li");
   item.className = kind;
   item.title = kind;
-  const parts = [["b", MARKS[kind] + " " + call.reply], ["time", new Date(call.received_at * 1000).toLocaleTimeString()],
+  const parts = [["b", MARKS[kind] + " " + call.reply + (call.delay ? "@" + call.delay + "s" : "")], ["time", new Date(call.received_at * 1000).toLocaleTimeString()],
     ["span", text(beat.adapter_id)],
     ["span", `buffer ${text(buffer.current_queued)}/${text(buffer.total_capacity)} (${text(buffer.percent_full)}%)`],
     ["span", `breaker ${text(breaker.state)}`]];
@@ -2008,9 +2101,8 @@ watch();
 
 
 if __name__ == "__main__":
-    status = main()
     import signal
 
-    for _number in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl+C does not disturb the way out
+    for _number in (signal.SIGINT, signal.SIGTERM):  # which main() takes; on its way out, nobody does
         signal.signal(_number, signal.SIG_IGN)
-    raise SystemExit(status)
+    raise SystemExit(main())
