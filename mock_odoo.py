@@ -1983,6 +1983,7 @@ small { opacity: .75; }
 <h1>mock_odoo</h1>
 <div id="state" role="status">Connecting</div>
 <small id="counts"></small>
+<div><small id="unmatched"></small></div>
 
 <h2>Odoo is</h2>
 <div class="row">
@@ -2051,6 +2052,7 @@ async function show(state) {
   if (state.script) tell("scripted", `${state.service} plays ${state.script}${state.loop ? " in a loop" : ""}`);
   else tell("up", `${state.service} is up`);
   at("counts").textContent = `${state.heartbeat_count} of ${state.call_count} heartbeats accepted at ${state.heartbeat_url}`;
+  at("unmatched").textContent = state.unmatched.length ? "Missed it: " + state.unmatched.slice(-3).join(", ") : "";
   const callsAfter = async number => (await ask("GET", `calls?since=${Math.max(0, number)}`)).calls;
   let calls = await callsAfter(seen - 1);
   if (seen && (!calls.length || calls[0].number !== seen || calls[0].received_at !== seenAt)) {  // they were forgotten

@@ -3117,6 +3117,17 @@ class TestPage:
         assert browser.evaluate("at('counts').textContent") == f"1 of 3 heartbeats accepted at {steered.heartbeat_url}"
         assert browser.complaints == []
 
+    def test_it_shows_delays_and_what_missed_the_endpoint(self, browser, steered):
+        send(steered, "GET", "/<b>nowhere")
+        steered.play("ok@20ms")
+        post(steered)
+        browser.open(steered.url)
+        browser.until("at('calls').innerText.includes('ok@0.02s')")
+        assert browser.evaluate("at('unmatched').textContent") == "Missed it: 404 GET /<b>nowhere"
+        steered.reset()
+        post(steered)
+        browser.until("at('unmatched').textContent === ''")
+
     @pytest.mark.parametrize(("button", "script", "loop"), [
         ("all well", "", False), ("failing 3 times", "503*3", False), ("failing for ever", "503*", False), ("flapping", "ok*2, 503*3", True),
         ("slow", "ok@6s*", False), ("stalling", "stall*", False), ("resetting", "reset*", False)])
