@@ -94,6 +94,14 @@ def log_bug(message: str) -> None:
     logging.getLogger("mock_odoo").exception(message)
 
 
+def tell(name: str, listener: Callable[[Any], object], news: object) -> None:
+    """Call a user's function; what it raises is logged and disturbs nobody."""
+    try:
+        listener(news)
+    except BaseException:  # noqa: BLE001 - pytest.fail() is no Exception
+        log_bug(f"{name} failed")
+
+
 # ------------------------------------------------------------------------------------------
 # JSON
 # ------------------------------------------------------------------------------------------
@@ -411,23 +419,17 @@ class Scenario:
     def _report(self, on_call: Callable[[Call], object]) -> None:
         with self._reporting:  # who comes first reports for the others, who wait here: order, before any reply
             while self._unreported:
-                self._tell("on_call", on_call, self._unreported.popleft())
+                tell("on_call", on_call, self._unreported.popleft())
 
     def calls(self) -> list[Call]:
         with self._changed:
             return list(self._calls)
 
-    def _tell(self, name: str, listener: Callable[[Any], object], news: Call | str) -> None:
-        try:
-            listener(news)
-        except BaseException:  # noqa: BLE001 - pytest.fail() is no Exception
-            log_bug(f"{name} failed")
-
     def add_unmatched(self, what: str) -> None:
         with self._changed:
             self._unmatched.append(what)
         if self._on_unmatched is not None:
-            self._tell("on_unmatched", self._on_unmatched, what)
+            tell("on_unmatched", self._on_unmatched, what)
 
     def unmatched(self) -> list[str]:
         with self._changed:
@@ -455,8 +457,8 @@ class Scenario:
             cause = "the server was stopped; " if given_up() else ""
             timeline = ", ".join(["..."] * (len(calls) > 20) + [call.reply for call in calls[-20:]])
             story = [f"{cause}{count} of {n} {what} in {timeout} s", f"calls: {timeline}" if calls else "no calls"]
-            story += [f"last problem: {call.problem}" for call in calls[-1:] if call.problem]
-            story += [f"unmatched: {', '.join(unmatched[-3:])}"] if unmatched else []
+            story += [f"last problem: {call.problem}" for call in calls if call.problem][-1:]
+            story += [f"unmatched: {unmatched[-3:]}"] if unmatched else []
             raise TimeoutError("; ".join(story))
 
     def wake(self) -> None:
@@ -608,12 +610,13 @@ class Request:
         self.refusal: Reply | None = None  # what a service that works would say in place of a success
         self.answer: Callable[[Request], Reply] | None = None
 
-    def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None, **more: Sequence[str]) -> None:
+    def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None, problems: Sequence[str] = ()) -> None:
         """Note what is wrong, unless something else has been noted."""
         if self.refusal is None:
-            problem = "; ".join(more.get("problems", [message]))
-            self.refusal = Reply(status, {"error": message, **more}, headers)
-            self.refusal.problem = problem
+            body = {"error": message, "problems": problems} if problems else {"error": message}
+            refusal = Reply(status, body, headers)
+            refusal.problem = "; ".join(problems) or message
+            self.refusal = refusal
 
     def parse(self) -> None:
         """Set `payload` to the JSON object in the body, or note what is wrong with it."""
@@ -1124,17 +1127,18 @@ class Listener(ThreadingHTTPServer):
         """Shake hands, in the connection's thread: a silent client keeps nobody else waiting."""
         if not connection.recv(1, socket.MSG_PEEK):  # until 3.12, wrap_socket() leaks where the client leaves before its hello
             raise ConnectionAbortedError("the client left")
-        tls = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         worker = threading.current_thread()
         assert isinstance(worker, Worker)
-        with self._lock:
-            worker.connection = tls
-        if self.closed.is_set():  # close() may have cut the plain socket, which is an empty shell by now
-            cut(tls)
         try:
+            tls = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+            with self._lock:
+                worker.connection = tls
+            if self.closed.is_set():  # close() may have cut the plain socket, which is an empty shell by now
+                cut(tls)
             tls.do_handshake()
         except OSError as error:
-            self.app._note_unmatched(f"TLS handshake failed: {error.strerror or error}")
+            if not self.closed.is_set():  # else it was us
+                self.app._note_unmatched(f"TLS handshake failed: {error.strerror or error}")
             raise
         return tls
 
@@ -1189,6 +1193,9 @@ REMEDIES = {
 }
 
 
+LOGIN_PAGE = "<!DOCTYPE html>\n<title>Odoo</title>\n<h1>Log in</h1>\n"
+
+
 class MockOdooServer:
     """A fake Odoo that answers heartbeats as it is told, and remembers them.
 
@@ -1200,7 +1207,8 @@ class MockOdooServer:
     `control`      offer the control API and its page under /_mock/
     `on_call`      is called with every `Call`, in order, after it is recorded and before it is answered;
                    what it raises is logged. It may use the server, but not send it heartbeats.
-    `on_unmatched` is called likewise with a line of `get_unmatched()`
+    `on_unmatched` is called with every line of `get_unmatched()` before the client is answered, maybe by several
+                   threads at once; what it raises is logged
     `routes`       who answers: by path, then by method, a function that makes a Reply of a Request,
                    and decides whether to give its `refusal`, for what HTTP found wrong, instead
 
@@ -1238,17 +1246,18 @@ class MockOdooServer:
         self._lifecycle = threading.Lock()  # guards the listener, of which each start and each outage makes a new one
         self._listener: Listener | None = None
         self._closed: set[Listener] = set()  # whose threads may still be ending
-        if not re.fullmatch("/[!->@-~]*", self.endpoint):
+        if not isinstance(self.endpoint, str) or not re.fullmatch('/[!"$->@-~]*', self.endpoint):
             raise ValueError(f"endpoint must be a path like /api/v2/receipt, not {self.endpoint!r:.80}")
-        self.routes: dict[str, dict[str, Callable[[Request], Reply]]] = {
-            self.endpoint: {"POST": self._take},
-            "/health": {"GET": lambda request: Reply(200, {"status": "ok"})},
-            "/web/health": {"GET": lambda request: Reply(200, {"status": "pass"})},
-            "/web/login": {"GET": lambda request: Reply(200, "<!DOCTYPE html>\n<title>Odoo</title>\n<h1>Log in</h1>\n",
-                                                        {"Content-Type": HTML})},
-        }
+        self.routes: dict[str, dict[str, Callable[[Request], Reply]]] = {}
+        self._route("POST", self.endpoint, self._take)
+        self._route("GET", "/health", lambda request: Reply(200, {"status": "ok"}))
+        self._route("GET", "/web/health", lambda request: Reply(200, {"status": "pass"}))
+        self._route("GET", "/web/login", lambda request: Reply(200, LOGIN_PAGE, {"Content-Type": HTML}))
         if check_flag("control", control):
             Control(self)
+
+    def _route(self, method: str, path: str, answer: Callable[[Request], Reply]) -> None:
+        self.routes.setdefault(path, {})[method] = answer
 
     def make_success(self, payload: dict[str, Any]) -> object:
         """The body of the success reply: anything that JSON can express, or JSON ready-made as text or bytes.
@@ -1274,6 +1283,8 @@ class MockOdooServer:
         """Make up what a service that works would say, before the call is recorded: nothing can go wrong after that."""
         try:
             problems = self.find_problems(request.payload) if self.strict else []
+            if isinstance(problems, str):
+                raise TypeError("find_problems must return a list of lines")
             if problems:
                 request.refuse(422, "the heartbeat breaks the contract", problems=problems)
             else:
@@ -1402,7 +1413,7 @@ class MockOdooServer:
         `html`      200 with an HTML page, as from a captive portal
         `login`     303 to /web/login, as from an Odoo whose session has run out
 
-        In place of text, a `Reply` or a list that mixes both will do. When the script has run out,
+        In place of text, a `Reply`, a dict of its fields, or a list that mixes these will do. When the script has run out,
         heartbeats succeed; with `loop`, it starts again instead. Raises ValueError that quotes the step
         that cannot be read; the old script plays on.
         """
@@ -1533,7 +1544,7 @@ class Control:
         self.server = server
         self.token = token
         for path in ("/", "/_mock"):
-            server.routes[path] = {"GET": lambda request: Reply(302, b"", {"Location": "/_mock/"})}
+            server.routes.setdefault(path, {})["GET"] = lambda request: Reply(302, b"", {"Location": "/_mock/"})
         for path, method, answer, names in (
                 ("/_mock/", "GET", self.page, ()),
                 ("/_mock/state", "GET", self.state, ()),
@@ -1542,7 +1553,7 @@ class Control:
                 ("/_mock/script", "PUT", self.script, ("script", "loop")),
                 ("/_mock/reset", "POST", self.reset, ()),
                 ("/_mock/down", "POST", self.down, ("seconds",))):
-            server.routes[path] = {method: functools.partial(self.guard, answer, names)}
+            server.routes.setdefault(path, {})[method] = functools.partial(self.guard, answer, names)
 
     def guard(self, answer: Callable[[dict[str, Any]], Reply], names: Sequence[str], request: Request) -> Reply:
         """Answer whoever may ask; what Python refuses with an error becomes a 400 with the same text."""
@@ -1555,8 +1566,7 @@ class Control:
             request.parse()
         if request.refusal is not None:
             return request.refusal
-        changes = request.head.method in ("PUT", "POST")
-        values = request.payload if changes else dict(urllib.parse.parse_qsl(request.head.query, keep_blank_values=True))
+        values = {**dict(urllib.parse.parse_qsl(request.head.query, keep_blank_values=True)), **request.payload}
         try:
             for name in values:
                 if name not in names:
@@ -1580,14 +1590,14 @@ class Control:
         """The state of the server, as every change is answered with."""
         server = self.server
         last = next((call.payload for call in reversed(server.get_calls()) if call.accepted), None)
-        received = server.get_heartbeat_count()  # first, or there might be more than calls
+        count = server.get_call_count()
         return Reply(status, {
             "service": server.service, "heartbeat_url": server.heartbeat_url, "script": server.script, "loop": server.loop,
-            "call_count": server.get_call_count(), "heartbeat_count": received,
+            "call_count": count, "heartbeat_count": min(count, server.get_heartbeat_count()),  # more may have come meanwhile
             "last_heartbeat": last, "unmatched": server.get_unmatched(), **more}, UNCACHED)
 
     def number(self, values: dict[str, Any], name: str, default: str) -> float:
-        text = values.get(name, default)
+        text = str(values.get(name, default))
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
             raise ValueError(f"{name} must be a number like 5 or 0.5, not {text!r:.80}")
         return float(text) if "." in text else int(text)
@@ -1631,7 +1641,10 @@ class Control:
     def down(self, values: dict[str, Any]) -> Reply:
         if values.get("seconds") is None:
             raise ValueError('"seconds" is missing; nobody could end the outage through a port that refuses connections')
-        self.server.down(values["seconds"])
+        try:
+            self.server.down(values["seconds"])
+        except RuntimeError as error:  # somebody has just stopped it
+            return Reply(409, {"error": str(error)})
         return self.describe()
 
 
@@ -2052,7 +2065,7 @@ async function show(state) {
   if (state.script) tell("scripted", `${state.service} plays ${state.script}${state.loop ? " in a loop" : ""}`);
   else tell("up", `${state.service} is up`);
   at("counts").textContent = `${state.heartbeat_count} of ${state.call_count} heartbeats accepted at ${state.heartbeat_url}`;
-  at("unmatched").textContent = state.unmatched.length ? "Missed it: " + state.unmatched.slice(-3).join(", ") : "";
+  at("unmatched").textContent = state.unmatched.length ? "Missed the endpoint: " + state.unmatched.slice(-3).join(", ") : "";
   const callsAfter = async number => (await ask("GET", `calls?since=${Math.max(0, number)}`)).calls;
   let calls = await callsAfter(seen - 1);
   if (seen && (!calls.length || calls[0].number !== seen || calls[0].received_at !== seenAt)) {  // they were forgotten
@@ -2105,6 +2118,9 @@ watch();
 if __name__ == "__main__":
     import signal
 
-    for _number in (signal.SIGINT, signal.SIGTERM):  # which main() takes; on its way out, nobody does
+    for _number in (signal.SIGINT, signal.SIGTERM):  # main() takes them; before and after, there is nothing to end in order
+        signal.signal(_number, lambda *args: os._exit(0))
+    _status = main()
+    for _number in (signal.SIGINT, signal.SIGTERM):  # or the interpreter would put back the defaults before it ends
         signal.signal(_number, signal.SIG_IGN)
-    raise SystemExit(main())
+    raise SystemExit(_status)

@@ -791,7 +791,7 @@ class TestWaiting:
         with pytest.raises(TimeoutError) as caught:
             odoo.wait_for_calls(1, timeout=0)
         assert str(caught.value) == (
-            f"0 of 1 calls in 0.0 s; no calls; unmatched: 404 POST {PATH}s, 405 GET {PATH}, 400 this is TLS, and the port speaks plain HTTP")
+            f"0 of 1 calls in 0.0 s; no calls; unmatched: ['404 POST {PATH}s', '405 GET {PATH}', '400 this is TLS, and the port speaks plain HTTP']")
 
     def test_time_out_tells_the_end_of_a_long_timeline(self, odoo):
         odoo.play("503*25, ok")
@@ -1386,7 +1386,7 @@ class TestFraming:
         assert [call.reply for call in server.get_calls()] == ["503", "500"]
         assert "shelf" in caplog.text
 
-    @pytest.mark.parametrize("found", [[7], 7, b"shelf", ({} for _ in "a")], ids=repr)
+    @pytest.mark.parametrize("found", [[7], 7, "shelf", b"shelf", ({} for _ in "a")], ids=repr)
     def test_a_contract_that_tells_no_text_is_a_call_too(self, fresh, caplog, found):
         server = fresh(cls=type("Buggy", (MockOdooServer,), {"find_problems": lambda self, payload: found}), strict=True)
         assert (post(server).status, server.get_call_count()) == (500, 1)
@@ -1772,10 +1772,16 @@ class TestLifecycle:
         with pytest.raises(error, match=re.escape(complaint)):
             MockOdooServer(**kwargs)
 
-    @pytest.mark.parametrize("path", ["", "api/receipt", "/a b", "/a?b", "/чек"])
+    @pytest.mark.parametrize("path", ["", "api/receipt", "/a b", "/a?b", "/a#b", "/чек", b"/a", None])
     def test_an_endpoint_that_nobody_could_reach_is_refused(self, path):
-        with pytest.raises(ValueError, match=f"endpoint must be a path like /api/v2/receipt, not '{re.escape(path)}'"):
+        with pytest.raises(ValueError, match=re.escape(f"endpoint must be a path like /api/v2/receipt, not {path!r}")):
             type("Lost", (MockOdooServer,), {"endpoint": path})()
+
+    @pytest.mark.parametrize("path", ["/", "/health", "/web/login", "/_mock"])
+    def test_an_endpoint_may_be_where_something_else_can_be_got(self, fresh, path):
+        server = fresh(cls=type("Close", (MockOdooServer,), {"endpoint": path}), control=True)
+        assert post(server).json() == SUCCESS
+        assert send(server, "GET", path).status in (200, 302)
 
     def test_max_calls_may_be_astronomic(self, fresh):
         server = fresh(max_calls=10**30)
@@ -2195,6 +2201,22 @@ class TestTLS:
             connection.close()
         assert self.post(secure, trusting) == (200, SUCCESS)
 
+    @pytest.mark.parametrize("end", ["stop", "down"])
+    def test_a_handshake_that_we_end_is_not_held_against_the_client(self, secure, end):
+        with connect(secure) as connection:
+            connection.sendall(b"\x16\x03\x01")
+            until(lambda: any(isinstance(worker.connection, ssl.SSLSocket) for worker in list(secure._listener._workers)))
+            getattr(secure, end)()
+        assert secure.get_unmatched() == []
+
+    def test_a_handshake_that_the_client_ends_is_told(self, secure):
+        with connect(secure) as connection:
+            connection.sendall(b"\x16\x03\x01")
+            connection.shutdown(socket.SHUT_WR)
+            drain(connection)
+        until(secure.get_unmatched)
+        assert [what.split(":")[0] for what in secure.get_unmatched()] == ["TLS handshake failed"]
+
     def test_a_client_without_tls_is_turned_away(self, secure, trusting, caplog):
         with connect(secure) as connection:
             connection.sendall(request_bytes())
@@ -2425,7 +2447,9 @@ class TestControl:
     @pytest.mark.parametrize(("method", "path", "body", "known"), [
         ("PUT", "script", {"script": "503", "Loop": True}, "'Loop' means nothing here; /_mock/script takes script, loop"),
         ("POST", "down", {"second": 5}, "'second' means nothing here; /_mock/down takes seconds"),
-        ("POST", "reset", {"calls": 1}, "'calls' means nothing here; /_mock/reset takes nothing")])
+        ("POST", "reset", {"calls": 1}, "'calls' means nothing here; /_mock/reset takes nothing"),
+        ("POST", "reset?calls=1", None, "'calls' means nothing here; /_mock/reset takes nothing"),
+        ("PUT", "script?loop=true", {"script": "503"}, "loop must be True or False, not 'true'")])
     def test_a_misspelt_field_is_named_and_changes_nothing(self, steered, method, path, body, known):
         steered.play("ok, 503*7")
         post(steered)
@@ -2580,6 +2604,13 @@ class TestControl:
         for loopback in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
             request.client = (loopback, 5)
             assert guarded(request).status == 200
+
+    def test_down_of_what_has_just_been_stopped_is_409(self):
+        server = MockOdooServer(control=True)
+        request = mock_odoo.Request(mock_odoo.Head(b"POST /_mock/down HTTP/1.1\r\nHost: localhost\r\n\r\n"), ("127.0.0.1", 5))
+        request.body = b'{"seconds": 5}'
+        reply = server.routes["/_mock/down"]["POST"](request)
+        assert (reply.status, json.loads(reply.body.decode())) == (409, {"error": "not running; call start() first"})
 
     def test_another_service_has_it_too(self, fresh):
         server = fresh(cls=MockOfdServer, control=True)
@@ -2856,6 +2887,15 @@ class TestCommandLine:
             assert (code, err) == (0, "")
             assert "0 heartbeats received" in out
 
+    @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM"])
+    def test_a_signal_during_the_start_ends_it_without_a_word(self, how):
+        code = (f"import os, runpy, signal, socket, sys; real = socket.socketpair\n"
+                f"def early(*args): os.kill(os.getpid(), signal.{how}); return real(*args)\n"
+                "socket.socketpair = early; sys.argv[1:] = ['--port', '0']; runpy.run_module('mock_odoo', run_name='__main__', alter_sys=True)")
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=PATIENCE, check=False,
+                              cwd=str(pathlib.Path(mock_odoo.__file__).parent))
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
     def test_the_right_signals_are_restored(self):
         before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
         with mock_odoo.StopSignal() as stop_signal:
@@ -3123,7 +3163,7 @@ class TestPage:
         post(steered)
         browser.open(steered.url)
         browser.until("at('calls').innerText.includes('ok@0.02s')")
-        assert browser.evaluate("at('unmatched').textContent") == "Missed it: 404 GET /<b>nowhere"
+        assert browser.evaluate("at('unmatched').textContent") == "Missed the endpoint: 404 GET /<b>nowhere"
         steered.reset()
         post(steered)
         browser.until("at('unmatched').textContent === ''")
