@@ -3165,7 +3165,8 @@ class TestPage:
         browser.until("at('calls').innerText.includes('ok@0.02s')")
         assert browser.evaluate("at('unmatched').textContent") == "Missed the endpoint: 404 GET /<b>nowhere"
         steered.reset()
-        post(steered)
+        for _ in range(2):  # the page waits for the second
+            post(steered)
         browser.until("at('unmatched').textContent === ''")
 
     @pytest.mark.parametrize(("button", "script", "loop"), [
