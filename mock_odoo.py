@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from typing import IO, Any, NoReturn, Self, TypeAlias
 
     Script: TypeAlias = "str | Reply | dict[str, Any] | Sequence[Script]"
+    Routes: TypeAlias = "dict[str, dict[str, Callable[[Request], Reply]]]"  # by path, then by method
 
 __all__ = ["Call", "MockOdooServer", "Reply", "main"]
 
@@ -631,6 +632,11 @@ class Request:
                 self.payload = payload
             else:
                 self.refuse(400, f"the body must be a JSON object, not {reprlib.repr(payload)}")
+
+
+def add_route(routes: Routes, method: str, path: str, answer: Callable[[Request], Reply]) -> None:
+    """Have a path take a method, beside those that it takes already."""
+    routes.setdefault(path, {})[method] = answer
 
 
 def phrase(status: int) -> str:
@@ -1248,16 +1254,13 @@ class MockOdooServer:
         self._closed: set[Listener] = set()  # whose threads may still be ending
         if not isinstance(self.endpoint, str) or not re.fullmatch('/[!"$->@-~]*', self.endpoint):
             raise ValueError(f"endpoint must be a path like /api/v2/receipt, not {self.endpoint!r:.80}")
-        self.routes: dict[str, dict[str, Callable[[Request], Reply]]] = {}
-        self._route("POST", self.endpoint, self._take)
-        self._route("GET", "/health", lambda request: Reply(200, {"status": "ok"}))
-        self._route("GET", "/web/health", lambda request: Reply(200, {"status": "pass"}))
-        self._route("GET", "/web/login", lambda request: Reply(200, LOGIN_PAGE, {"Content-Type": HTML}))
+        self.routes: Routes = {}
+        add_route(self.routes, "POST", self.endpoint, self._take)
+        add_route(self.routes, "GET", "/health", lambda request: Reply(200, {"status": "ok"}))
+        add_route(self.routes, "GET", "/web/health", lambda request: Reply(200, {"status": "pass"}))
+        add_route(self.routes, "GET", "/web/login", lambda request: Reply(200, LOGIN_PAGE, {"Content-Type": HTML}))
         if check_flag("control", control):
             Control(self)
-
-    def _route(self, method: str, path: str, answer: Callable[[Request], Reply]) -> None:
-        self.routes.setdefault(path, {})[method] = answer
 
     def make_success(self, payload: dict[str, Any]) -> object:
         """The body of the success reply: anything that JSON can express, or JSON ready-made as text or bytes.
@@ -1544,7 +1547,7 @@ class Control:
         self.server = server
         self.token = token
         for path in ("/", "/_mock"):
-            server.routes.setdefault(path, {})["GET"] = lambda request: Reply(302, b"", {"Location": "/_mock/"})
+            add_route(server.routes, "GET", path, lambda request: Reply(302, b"", {"Location": "/_mock/"}))
         for path, method, answer, names in (
                 ("/_mock/", "GET", self.page, ()),
                 ("/_mock/state", "GET", self.state, ()),
@@ -1553,7 +1556,7 @@ class Control:
                 ("/_mock/script", "PUT", self.script, ("script", "loop")),
                 ("/_mock/reset", "POST", self.reset, ()),
                 ("/_mock/down", "POST", self.down, ("seconds",))):
-            server.routes.setdefault(path, {})[method] = functools.partial(self.guard, answer, names)
+            add_route(server.routes, method, path, functools.partial(self.guard, answer, names))
 
     def guard(self, answer: Callable[[dict[str, Any]], Reply], names: Sequence[str], request: Request) -> Reply:
         """Answer whoever may ask; what Python refuses with an error becomes a 400 with the same text."""
@@ -1713,9 +1716,8 @@ class Reporter:
     holds up neither a reply nor the end of the process.
     """
 
-    def __init__(self, as_json: bool, is_quiet: bool) -> None:
+    def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
-        self.is_quiet = is_quiet
         self._lines: collections.deque[str] = collections.deque()
         self._waiting = threading.Semaphore(0)  # counts the lines; the queue module would be one more import at the start
         self._writer = threading.Thread(target=self._write, name="mock_odoo reporter", daemon=True)
@@ -1746,16 +1748,14 @@ class Reporter:
         """Print the text, or the fields as JSON."""
         self._print(json.dumps(fields) if self.as_json else text)
 
-    def add(self, call: Call, script: str) -> None:
-        """Tell of a call, unless told to be quiet."""
-        if not self.is_quiet:
-            self._print(call_as_json(call) if self.as_json else self.describe(call, script))
+    def add(self, call: Call, server: MockOdooServer) -> None:
+        """Tell of a call, and in text of what it left of the script."""
+        self._print(call_as_json(call) if self.as_json else self.describe(call, server.script))
 
     def add_unmatched(self, what: str) -> None:
-        """Tell of what came that is no call, likewise."""
-        if not self.is_quiet:
-            word, _, rest = what.partition(" ")
-            self.say(f"{time.strftime('%H:%M:%S')}  {word:<8}  {rest}", unmatched=what)
+        """Tell of what came that is no call."""
+        word, _, rest = what.partition(" ")
+        self.say(f"{time.strftime('%H:%M:%S')}  {word:<8}  {rest}", unmatched=what)
 
     def _print(self, line: str) -> None:
         if self._writer.is_alive() and len(self._lines) < MAX_LINES:  # else nobody reads
@@ -1856,7 +1856,7 @@ the commonest failures and a field for any script.
 
 
 def make_server(args: argparse.Namespace, on_call: Callable[[Call], object] | None,
-                on_unmatched: Callable[[str], object]) -> MockOdooServer:
+                on_unmatched: Callable[[str], object] | None) -> MockOdooServer:
     """Make what the command line asks for; OSError or ValueError where that cannot be had."""
     context = None
     if args.certfile is not None:
@@ -1919,16 +1919,18 @@ def main(argv: list[str] | None = None) -> int:
     with StopSignal() as stop_signal:
         parser = make_parser()
         args = parser.parse_args(argv)
-        reporter = Reporter(args.json, args.quiet)
+        reporter = Reporter(args.json)
         try:
             journal = None if args.journal is None else Journal(args.journal)
 
             def on_call(call: Call) -> None:
                 if journal is not None:
                     journal.add(call)
-                reporter.add(call, server.script)
+                if not args.quiet:
+                    reporter.add(call, server)
 
-            server = make_server(args, None if args.quiet and journal is None else on_call, reporter.add_unmatched)
+            server = make_server(args, None if args.quiet and journal is None else on_call,
+                                 None if args.quiet else reporter.add_unmatched)
             server.start()
         except (OSError, ValueError) as error:
             reporter.close()
