@@ -39,6 +39,7 @@ for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
 for _name in ("PYTHONSAFEPATH", "PYTHONWARNDEFAULTENCODING"):  # `python -m mock_odoo` could not be found, or would warn
     os.environ.pop(_name, None)
 
+HERE = str(pathlib.Path(mock_odoo.__file__).parent)
 PATIENCE = 30.0  # seconds for what takes milliseconds, or this machine is busy
 
 PATH = "/api/v1/kkt/heartbeat"
@@ -129,6 +130,25 @@ def only(data):
     response, rest = split(data)
     assert rest == b""
     return response
+
+
+def assert_silent(connection):
+    """Nothing comes, not even the end."""
+    connection.settimeout(0.05)
+    with pytest.raises(socket.timeout):
+        connection.recv(1)
+
+
+def close_by_reset(connection):
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def post_until(ended, server):
+    """Heartbeat after heartbeat, whatever becomes of them."""
+    while not ended.is_set():
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            post(server)
 
 
 def in_background(function, *args):
@@ -1403,8 +1423,7 @@ class TestFraming:
         for data in (b"", b"\x00", b"POST", request_bytes()[:-5], request_bytes(), b"\x16\x03"):
             connection = connect(server)
             connection.sendall(data)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            connection.close()
+            close_by_reset(connection)
         server.stop()
         assert caplog.records == []
         assert capfd.readouterr() == ("", "")
@@ -1474,9 +1493,7 @@ class TestFaults:
         with connect(odoo) as connection:
             connection.sendall(request_bytes())
             odoo.wait_for_calls(1)
-            connection.settimeout(0.05)
-            with pytest.raises(socket.timeout):
-                connection.recv(1)
+            assert_silent(connection)
         assert post(odoo).status == 200
         assert [call.reply for call in odoo.get_calls()] == ["stall", "ok"]
 
@@ -1589,12 +1606,11 @@ class TestLettingGo:
     def test_a_client_that_sends_more_has_not_left(self, fresh):
         server = fresh()
         server.play("ok@60s")
-        with connect(server, timeout=0.05) as connection:
+        with connect(server) as connection:
             connection.sendall(request_bytes(close=False))
             server.wait_for_calls(1)
             connection.sendall(request_bytes())
-            with pytest.raises(socket.timeout):
-                connection.recv(1)
+            assert_silent(connection)
 
     def test_a_new_reply_is_not_let_go_by_an_old_reset(self, odoo):
         odoo.play("stall")
@@ -1605,9 +1621,7 @@ class TestLettingGo:
         with connect(odoo) as connection:
             connection.sendall(request_bytes())
             odoo.wait_for_calls(1)
-            connection.settimeout(0.05)
-            with pytest.raises(socket.timeout):
-                connection.recv(1)
+            assert_silent(connection)
         assert isinstance(first.result(), http.client.RemoteDisconnected)
 
     def test_without_poll_it_works_by_select(self, fresh, monkeypatch):
@@ -1888,7 +1902,7 @@ class TestLifecycle:
     def test_an_abandoned_server_lets_its_process_end(self):
         code = "import mock_odoo; server = mock_odoo.MockOdooServer(port=0); server.start(); print(server.port)"
         done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, timeout=30, check=True,
-                              cwd=str(pathlib.Path(mock_odoo.__file__).parent))
+                              cwd=HERE)
         assert int(done.stdout) > 0
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -2197,8 +2211,7 @@ class TestTLS:
     def test_a_client_that_resets_leaves_nothing_open(self, secure, trusting):
         for _ in range(50):
             connection = connect(secure)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            connection.close()
+            close_by_reset(connection)
         assert self.post(secure, trusting) == (200, SUCCESS)
 
     @pytest.mark.parametrize("end", ["stop", "down"])
@@ -2255,9 +2268,7 @@ class TestTLS:
         with trusting.wrap_socket(connect(secure), server_hostname="localhost") as connection:
             connection.sendall(request_bytes())
             secure.wait_for_calls(1)
-            connection.settimeout(0.05)
-            with pytest.raises(socket.timeout):
-                connection.recv(1)
+            assert_silent(connection)
 
     @pytest.mark.parametrize("script", ["ok@60s", "stall", "drip"])
     def test_slow_replies_are_let_go(self, secure, trusting, new_threads, script):
@@ -2319,13 +2330,7 @@ class TestLoad:
     def test_everything_may_be_called_at_any_time(self, fresh, caplog):
         server = fresh(max_calls=50)
         ended = threading.Event()
-
-        def client():
-            while not ended.is_set():
-                with contextlib.suppress(OSError, http.client.HTTPException):
-                    post(server, timeout=PATIENCE)
-
-        clients = [in_background(client) for _ in range(6)]
+        clients = [in_background(post_until, ended, server) for _ in range(6)]
         for number in range(40):
             server.play("503*2, reset, ok@1ms, close, stall", loop=True)
             server.wait_for_calls(1)
@@ -2628,7 +2633,7 @@ class Process:
     def __init__(self, *args, command=("-m", "mock_odoo"), stdout=subprocess.PIPE, **environ):
         self.process = subprocess.Popen(
             [sys.executable, *command, "--port", "0", *args], stdout=stdout, stderr=subprocess.PIPE, text=True,
-            env=dict(os.environ, **environ), cwd=str(pathlib.Path(mock_odoo.__file__).parent))
+            env=dict(os.environ, **environ), cwd=HERE)
         self.endpoint = PATH
         self.first = self.line() if stdout == subprocess.PIPE else ""
         self.port = int(re.search(r":([0-9]+)", self.first).group(1)) if self.first else None
@@ -2660,7 +2665,7 @@ def launch():
 def run_main(*args):
     """Run the command line where it is bound to end at once; exit code and both outputs."""
     done = subprocess.run([sys.executable, "-m", "mock_odoo", *args], capture_output=True, timeout=30, check=False, text=True,
-                          cwd=str(pathlib.Path(mock_odoo.__file__).parent))
+                          cwd=HERE)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -2770,13 +2775,7 @@ class TestCommandLine:
         for how in (signal.SIGINT, signal.SIGTERM) * 4:
             process = launch("--quiet", "--script", "ok*50, stall*3, 503", "--loop")
             ended = threading.Event()
-
-            def client(process=process, ended=ended):
-                while not ended.is_set():
-                    with contextlib.suppress(OSError, http.client.HTTPException):
-                        post(process, timeout=PATIENCE)
-
-            clients = [in_background(client) for _ in range(6)]
+            clients = [in_background(post_until, ended, process) for _ in range(6)]
             assert send(process, "GET", "/health").status == 200
             code, out, err = process.end(how)
             ended.set()
@@ -2810,15 +2809,15 @@ class TestCommandLine:
 
     def test_it_can_do_without_standard_output(self, monkeypatch):
         monkeypatch.setattr(sys, "stdout", None)  # as for a service of Windows
-        reporter = mock_odoo.Reporter(as_json=False, is_quiet=False)
+        reporter = mock_odoo.Reporter(as_json=False)
         reporter.say("anything")
-        reporter.add(a_call(1), "503")
+        reporter.add(a_call(1), MockOdooServer())
         reporter.close()
 
     def test_it_can_do_without_a_descriptor_beneath_standard_output(self, monkeypatch):
         screen = io.StringIO()
         monkeypatch.setattr(sys, "stdout", screen)  # as in IDLE
-        reporter = mock_odoo.Reporter(as_json=True, is_quiet=False)
+        reporter = mock_odoo.Reporter(as_json=True)
         reporter.say("anything", listening="here")
         reporter.close()
         assert json.loads(screen.getvalue()) == {"listening": "here"}
@@ -2874,7 +2873,7 @@ class TestCommandLine:
         monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
         with open("/dev/full", "wb") as full:
             process = subprocess.Popen([sys.executable, "-m", "mock_odoo", "--port", "99999"], stdout=full, stderr=subprocess.PIPE,
-                                       cwd=str(pathlib.Path(mock_odoo.__file__).parent))
+                                       cwd=HERE)
             assert process.communicate(timeout=PATIENCE)[1].startswith(b"mock_odoo: port must be")
             assert process.returncode == 2
 
@@ -2893,7 +2892,7 @@ class TestCommandLine:
                 f"def early(*args): os.kill(os.getpid(), signal.{how}); return real(*args)\n"
                 "socket.socketpair = early; sys.argv[1:] = ['--port', '0']; runpy.run_module('mock_odoo', run_name='__main__', alter_sys=True)")
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=PATIENCE, check=False,
-                              cwd=str(pathlib.Path(mock_odoo.__file__).parent))
+                              cwd=HERE)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
     def test_the_right_signals_are_restored(self):
@@ -2907,7 +2906,7 @@ class TestCommandLine:
     def test_importing_it_imports_nothing_that_only_the_command_line_needs(self):
         code = ("import http.server, json, threading, sys; before = set(sys.modules); import mock_odoo; "
                 "print(sorted(set(sys.modules) - before))")
-        done = subprocess.run([sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {str(pathlib.Path(mock_odoo.__file__).parent)!r}); {code}"],
+        done = subprocess.run([sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {HERE!r}); {code}"],
                               stdout=subprocess.PIPE, text=True, timeout=30, check=True)
         for module in ("argparse", "logging", "typing", "signal", "hashlib", "hmac", "contextlib", "dataclasses", "asyncio"):
             assert f"'{module}'" not in done.stdout
