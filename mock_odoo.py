@@ -22,6 +22,7 @@ import collections
 import copy
 import datetime
 import email.utils
+import _thread
 import errno
 import functools
 import http.client
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
     from typing import IO, Any, NoReturn, Self, TypeAlias
 
     Script: TypeAlias = "str | Reply | dict[str, Any] | Sequence[Script]"
-    Routes: TypeAlias = "dict[str, dict[str, Callable[[Request], Reply]]]"  # by path, then by method
+    Answer: TypeAlias = "Callable[[Request], Reply | tuple[Reply, Alarm]]"
+    Routes: TypeAlias = "dict[str, dict[str, Answer]]"  # by path, then by method
 
 __all__ = ["Call", "MockOdooServer", "Reply", "main"]
 
@@ -103,11 +105,65 @@ def tell(name: str, listener: Callable[[Any], object], news: object) -> None:
         log_bug(f"{name} failed")
 
 
+READABLE = getattr(select, "POLLIN", 1)
+HUNG_UP = getattr(select, "POLLRDHUP", READABLE)  # Linux alone has it; elsewhere, data cannot be told from a hang-up
+
+
+class Alarm:
+    """Ends the waits of other threads: those of now, and all that begin later.
+
+    Such a wait is for a socket too, so an alarm is a pair of sockets (the self-pipe trick; Windows
+    can select nothing else). They exist while somebody holds the alarm: `with alarm: alarm.wait()`.
+    """
+
+    def __init__(self) -> None:
+        self._has_rung = False
+        self._holders = 0
+        self._pair: tuple[socket.socket, ...] = ()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._pair = self._pair or socket.socketpair()
+            self._holders += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._lock:
+            self._holders -= 1
+            if not self._holders:
+                pair, self._pair = self._pair, ()
+                for each in pair:
+                    each.close()
+
+    def ring(self) -> None:
+        """Ring, without a lock, since this may happen in a signal handler."""
+        self._has_rung = True
+        for sender in self._pair[1:]:
+            try:
+                sender.send(b"!")  # never read, so that everybody sees it
+            except OSError:  # the last holder has just left
+                pass
+
+    def wait(self, seconds: float | None = None, other: socket.socket | None = None,
+             event: int = READABLE) -> bool:
+        """Wait until the alarm rings or the event happens to the socket; False when the time is up."""
+        if self._has_rung:  # it may have rung before there was a pair
+            return True
+        sockets = [self._pair[0]] if other is None else [self._pair[0], other]
+        if not hasattr(select, "poll"):  # Windows
+            return bool(select.select(sockets, [], [], seconds)[0])
+        poll = select.poll()
+        for each, events in zip(sockets, (READABLE, event)):
+            poll.register(each, events)
+        return bool(poll.poll(None if seconds is None else seconds * 1000))
+
+
 # ------------------------------------------------------------------------------------------
 # JSON
 # ------------------------------------------------------------------------------------------
 
 MAX_DEPTH = 200  # levels, which every Python can read, and write again
+MAX_DIGITS = 4300  # of a whole number; int() takes no more from 3.11 on, and seconds for many before
 
 
 def encode(body: object) -> bytes:
@@ -128,7 +184,13 @@ def parse_float(text: str) -> float:
     return value
 
 
-DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_float=parse_float)
+def parse_int(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number has more than {MAX_DIGITS} digits")
+    return int(text)
+
+
+DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_float=parse_float, parse_int=parse_int)
 
 
 def parse_json(body: bytes) -> Any:
@@ -220,6 +282,8 @@ def check_header(name: str, value: str) -> None:
         raise TypeError(f"headers must map text to text, not {name!r:.80} to {value!r:.80}")
     if not re.fullmatch(TOKEN, name):
         raise ValueError(f"{name!r:.80} is no header name")
+    if name.lower() == "transfer-encoding":  # it would stand beside a Content-Length (RFC 9112, section 6.2)
+        raise ValueError("Transfer-Encoding cannot be set: a reply has a Content-Length")
     if not re.fullmatch("[\t\x20-\x7e\x80-\xff]*", value):  # RFC 9110, section 5.5
         raise ValueError(f"header {name} must be one line of Latin-1 text, not {value!r:.80}")
 
@@ -354,7 +418,9 @@ class Scenario:
 
     def __init__(self, max_calls: int | None, on_call: Callable[[Call], object] | None,
                  on_unmatched: Callable[[str], object] | None) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._released = Alarm()  # rings for the replies that wait now, and is replaced then
         self._set()
         self._calls: collections.deque[Call] = collections.deque(maxlen=max_calls)
         self._counts = {"calls": 0, "heartbeats": 0}  # since the last reset, also those that max_calls dropped
@@ -362,10 +428,12 @@ class Scenario:
         self._on_call = on_call
         self._on_unmatched = on_unmatched
         self._reporting = threading.Lock()
-        self._unreported: collections.deque[Call] = collections.deque()
+        self._unreported: collections.deque[tuple[Call, threading.Thread]] = collections.deque()
+        #: The thread that is in on_call, and the one whose call that is.
+        self.reporting: tuple[threading.Thread, threading.Thread] | None = None
 
     def play(self, steps: list[Step], loop: bool) -> None:
-        with self._changed:
+        with self._lock:
             self._set(steps, loop)
 
     def _set(self, steps: Sequence[Step] = (), loop: bool = False) -> None:
@@ -374,13 +442,13 @@ class Scenario:
 
     def end(self, script: str) -> None:
         """End the script that is playing if that is what is left of it."""
-        with self._changed:
+        with self._lock:
             if self._text() == script:
                 self._set()
 
     def script(self) -> tuple[str, bool]:
         """What is left of the script, and whether it loops."""
-        with self._changed:
+        with self._lock:
             return self._text(), self._loop
 
     def _text(self) -> str:
@@ -400,9 +468,12 @@ class Scenario:
                 self._steps.append(Step(step.reply))
         return step.reply
 
-    def take(self, client: tuple[str, int], head: bytes, body: bytes, refusal: Reply | None) -> Reply:
-        """Record a call, with its reply: the next of the script, or in place of a success the `refusal`, if there is one."""
-        with self._changed:
+    def take(self, client: tuple[str, int], head: bytes, body: bytes, refusal: Reply | None) -> tuple[Reply, Alarm]:
+        """Record a call, with its reply: the next of the script, or in place of a success the `refusal`, if there is one.
+
+        Returns the reply, and the alarm that ends its delay.
+        """
+        with self._lock:
             reply = self._next()
             if reply.accepts and refusal is not None:
                 reply = refusal
@@ -411,47 +482,66 @@ class Scenario:
             call = Call(self._counts["calls"], reply, client, head, body)
             self._calls.append(call)
             if self._on_call is not None:
-                self._unreported.append(call)
+                self._unreported.append((call, threading.current_thread()))
+            released = self._released
             self._changed.notify_all()
         if self._on_call is not None:
             self._report(self._on_call)
-        return reply
+        return reply, released
 
     def _report(self, on_call: Callable[[Call], object]) -> None:
         with self._reporting:  # who comes first reports for the others, who wait here: order, before any reply
             while self._unreported:
-                tell("on_call", on_call, self._unreported.popleft())
+                call, thread = self._unreported.popleft()
+                self.reporting = threading.current_thread(), thread
+                tell("on_call", on_call, call)
+            self.reporting = None
 
     def calls(self) -> list[Call]:
-        with self._changed:
+        with self._lock:
             return list(self._calls)
 
     def add_unmatched(self, what: str) -> None:
-        with self._changed:
+        with self._lock:
             self._unmatched.append(what)
         if self._on_unmatched is not None:
             tell("on_unmatched", self._on_unmatched, what)
 
     def unmatched(self) -> list[str]:
-        with self._changed:
+        with self._lock:
             return list(self._unmatched)
 
     def count(self, what: str) -> int:
-        with self._changed:
+        with self._lock:
             return self._counts[what]
 
     def reset(self) -> None:
-        with self._changed:
+        with self._lock:
             self._set()
             self._calls.clear()
             self._unmatched.clear()
             self._counts = dict.fromkeys(self._counts, 0)
+            self._release()
+
+    def release(self) -> None:
+        """Let go the replies that are delayed, and make waiters check again whether to give up."""
+        with self._lock:
+            self._release()
+            self._changed.notify_all()
+
+    def released(self) -> Alarm:
+        with self._lock:
+            return self._released
+
+    def _release(self) -> None:
+        self._released.ring()
+        self._released = Alarm()
 
     def wait(self, what: str, n: int, timeout: float, given_up: Callable[[], bool]) -> None:
         """Block until there are `n` calls or heartbeats; TimeoutError tells what there was instead."""
         check_whole("n", n, 0)
         timeout = check_seconds("timeout", timeout)
-        with self._changed:
+        with self._lock:
             self._changed.wait_for(lambda: self._counts[what] >= n or given_up(), timeout)
             count, calls, unmatched = self._counts[what], list(self._calls), list(self._unmatched)
         if count < n:
@@ -461,11 +551,6 @@ class Scenario:
             story += [f"last problem: {call.problem}" for call in calls if call.problem][-1:]
             story += [f"unmatched: {unmatched[-3:]}"] if unmatched else []
             raise TimeoutError("; ".join(story))
-
-    def wake(self) -> None:
-        """Have those who wait see whether they are given up."""
-        with self._changed:
-            self._changed.notify_all()
 
 
 # ------------------------------------------------------------------------------------------
@@ -591,7 +676,8 @@ class Head:
             raise ProtocolError(400, f"Content-Length must be plain digits, not {first!r:.80}")
         if any(length != first for length in others):
             raise ProtocolError(400, f"Content-Lengths that differ: {self.fields['content-length']:.80}")
-        return int(first) if len(first.lstrip("0")) < 19 else sys.maxsize
+        digits = first.lstrip("0") or "0"  # int() takes 4,300 at the most, zeros included
+        return int(digits) if len(digits) < 19 else sys.maxsize
 
 
 parse_head = functools.lru_cache(maxsize=32)(Head)  # a client sends the same head again and again
@@ -609,7 +695,7 @@ class Request:
         self.payload: dict[str, Any] = {}
         self.success = b"{}"  # what the service says when it accepts
         self.refusal: Reply | None = None  # what a service that works would say in place of a success
-        self.answer: Callable[[Request], Reply] | None = None
+        self.answer: Answer | None = None
 
     def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None, problems: Sequence[str] = ()) -> None:
         """Note what is wrong, unless something else has been noted."""
@@ -634,7 +720,7 @@ class Request:
                 self.refuse(400, f"the body must be a JSON object, not {reprlib.repr(payload)}")
 
 
-def add_route(routes: Routes, method: str, path: str, answer: Callable[[Request], Reply]) -> None:
+def add_route(routes: Routes, method: str, path: str, answer: Answer) -> None:
     """Have a path take a method, beside those that it takes already."""
     routes.setdefault(path, {})[method] = answer
 
@@ -658,6 +744,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Listener
     rfile: io.BufferedReader
     must_linger = False  # may the client go on sending what nobody reads?
+    released: Alarm  # which ends the delay of a reply
 
     def handle(self) -> None:
         if self.rfile.peek(1)[:1] == b"\x16":  # a TLS hello need not hold the line break that readline() awaits
@@ -676,14 +763,13 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(error.status, str(error))
             return
         self.check_open()
-        self.generation = self.server.generation
         try:
-            reply = (request.answer or self.turn_away)(request)
-            self.close_connection = self.close_connection or self.server.closed.is_set()
+            reply, self.released = self.server.app.answer(request)
+            self.close_connection = self.close_connection or self.server.is_closing
             head, body = self.compose(reply, request)
         except BaseException:  # noqa: BLE001 - whatever it is, the client gets an answer
             log_bug(f"{request.head.method} {request.head.path} failed")
-            reply = Reply(500, {"error": "a bug in the fake; its log tells more"})
+            reply, self.released = Reply(500, {"error": "a bug in the fake; its log tells more"}), Alarm()
             head, body = self.compose(reply, request)
         if reply.delay:
             self.pause(reply.delay)
@@ -741,7 +827,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def check_open(self) -> None:
         """Stop here after close(): what came before could still be read, but must not be answered."""
-        if self.server.closed.is_set():
+        if self.server.is_closing:
             raise ConnectionAbortedError("we left")
 
     def read_bytes(self, size: int) -> bytes:
@@ -790,12 +876,6 @@ class Handler(BaseHTTPRequestHandler):
         kind = head.fields.get("content-type", "missing")
         if head.method in ("POST", "PUT") and kind.partition(";")[0].strip().lower() != "application/json":
             request.refuse(415, f"Content-Type must be application/json; it is {kind:.80}")
-
-    def turn_away(self, request: Request) -> Reply:
-        """Answer what nobody else does: a path or a method that is not there."""
-        assert request.refusal is not None
-        self.server.app._note_unmatched(f"{request.refusal.status} {request.head.method} {request.head.path}")
-        return request.refusal
 
     # -- Sending
 
@@ -849,7 +929,14 @@ class Handler(BaseHTTPRequestHandler):
             seconds = deadline - time.monotonic()
 
     def pause(self, seconds: float | None) -> bool:
-        return self.server.pause(self.connection, seconds, self.generation)
+        """Wait: True when the time is up, False as soon as the client leaves or the reply is let go."""
+        with self.released:
+            if self.server.state >= CLOSED:
+                return False
+            try:
+                return not self.released.wait(seconds, self.connection, HUNG_UP)
+            except ValueError:  # the connection was closed on our side
+                return False
 
     def send_whole(self, head: bytes, body: bytes) -> None:
         self.connection.sendall(head + body)
@@ -881,7 +968,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_reset(self, head: bytes, body: bytes) -> None:
         self.close_connection = True
-        self.server.reset(self.connection)
+        self.server.abort(self.connection)
 
 
 # ------------------------------------------------------------------------------------------
@@ -889,34 +976,10 @@ class Handler(BaseHTTPRequestHandler):
 # ------------------------------------------------------------------------------------------
 
 EXCLUSIVE: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)  # Windows alone has it
-JOIN_TIMEOUT = 5.0  # seconds that stop() gives the threads to end; only an on_call that hangs needs more
+LINGER_OPTION = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # struct linger: on, 0 s
+PATIENCE = 5.0  # seconds that stop() gives the threads to end
 MAX_IDLE_WORKERS = 32
-READABLE = getattr(select, "POLLIN", 1)
-HUNG_UP = getattr(select, "POLLRDHUP", READABLE)  # Linux alone has it; elsewhere, bytes look like leaving
-
-
-class Alarm:
-    """Ends another thread's wait for a socket: the self-pipe trick, by sockets, since Windows selects nothing else."""
-
-    def __init__(self) -> None:
-        self.receiver, self._sender = socket.socketpair()
-        self.waiting = 0
-
-    def ring(self) -> None:
-        self._sender.send(b"!")  # never read, so that everybody hears it
-
-    def wait(self, other: socket.socket, event: int, seconds: float | None = None) -> bool:
-        """Wait until the alarm rings or the event happens to the other socket; False when the time is up first."""
-        if not hasattr(select, "poll"):  # Windows
-            return bool(select.select([self.receiver, other], [], [], seconds)[0])
-        poll = select.poll()
-        poll.register(self.receiver, READABLE)
-        poll.register(other, event)
-        return bool(poll.poll(None if seconds is None else seconds * 1000))
-
-    def close(self) -> None:
-        self.receiver.close()
-        self._sender.close()
+NEW, RESERVED, OPEN, CLOSED, ENDED = range(5)  # the life of a listener, which only goes forward
 
 
 def cut(connection: socket.socket) -> None:
@@ -928,7 +991,7 @@ def cut(connection: socket.socket) -> None:
 
 
 class Worker(threading.Thread):
-    """Serves one connection after the other: to start a thread for each would take longer than to serve it."""
+    """Serves one connection after the other: starting a thread takes longer than serving one."""
 
     connection: socket.socket | None = None  # None: nothing to do
     address = ("", 0)
@@ -942,11 +1005,11 @@ class Worker(threading.Thread):
     def run(self) -> None:
         while self.connection is not None:
             self.listener.process_request_thread(self.connection, self.address)
-            if not self.listener.keep(self):
+            if not self.listener.finish_connection(self):
                 return
             self._has_work.acquire()
 
-    def wake(self) -> None:
+    def resume(self) -> None:
         """Serve `connection`, or end if there is none."""
         if self.ident is None:
             self.start()
@@ -955,137 +1018,197 @@ class Worker(threading.Thread):
 
 
 class Listener(ThreadingHTTPServer):
-    """A port: bound from the start, listening from `server_activate()` to `close()`.
+    """A port, and the thread that owns it from the bind to the last connection.
 
-    One thread accepts, and sleeps until there is something to do; each connection has a worker.
-    After `close()` the port is free and every connection cut; after `join()` the threads have ended.
+    A signal interrupts the main thread anywhere, but no other. So that nothing is ever left half
+    done, this thread does all the work, and the other threads only ask: `open()`, `close()`.
+    After CLOSED the port is free and every connection cut; after ENDED the workers have ended.
     """
 
     request_queue_size = 1024  # with socketserver's 5, a burst of clients takes seconds to connect
 
-    def __init__(self, host: str, port: int, app: MockOdooServer) -> None:
+    def __init__(self, host: str, port: int, app: MockOdooServer, delay: float | None,
+                 earlier: Sequence[Listener]) -> None:
+        """Open after `delay` seconds, or for None when asked to; the earlier ones had the port."""
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), Handler, bind_and_activate=False)
+        self.server_port = port
         self.app = app
-        self.is_open = False
-        self.closed = threading.Event()
+        self.delay = delay
+        self.earlier = earlier
+        self.state = NEW
+        self.error: Exception | None = None  # why it could not be opened
+        self.is_closing = False
+        self._has_begun = False
+        self._spared: threading.Thread | None = None
+        self._alarm = Alarm()  # wakes the acceptor, which is to open or to close
+        self._news = Alarm()  # wakes those who wait for the next state
         self._process = os.getpid()
-        self._due = threading.Event()  # set to end the acceptor's wait: it is open, or closed
-        self._acceptor: threading.Thread | None = None
-        self._lock = threading.Lock()  # guards what follows
+        self._lock = threading.RLock()  # guards what follows; a signal handler may call stop() within
         self._workers: set[Worker] = set()
         self._idle: list[Worker] = []
         self._ended: collections.deque[Worker] = collections.deque()  # or about to end
-        self._paused: Alarm | None = None  # for those in pause(), if anybody is
-        self.generation = 0  # of calls: those before and after a release()
-        try:
-            self.server_bind()
-            self._wake = Alarm()  # for the acceptor
-        except BaseException:
-            self.socket.close()
-            raise
+        self._acceptor = threading.Thread(target=self.run, name="mock_odoo acceptor", daemon=True)
 
-    # -- The port
+    # -- What other threads ask for
+
+    def begin(self) -> None:
+        """Bind, and listen if that is due. Raises OSError where the port cannot be had."""
+        self._has_begun = True
+        # A signal in the middle of Thread.start() can leave a thread that never runs, so a thread
+        # that gets no signals starts the acceptor.
+        _thread.start_new_thread(self._start_acceptor, ())
+        self._wait_for(OPEN if self.delay == 0 else RESERVED)
+        if self.error is not None:
+            raise self.error
+
+    def open(self) -> None:
+        """Listen, if that is not done yet. Clients can connect when this returns."""
+        if self.state < OPEN:
+            self._alarm.ring()
+            self._wait_for(OPEN)
+            if self.error is not None:
+                raise self.error
+
+    def close(self, spared: threading.Thread | None = None) -> None:
+        """Have the port freed and every connection cut, but that of the `spared` worker.
+
+        May be called again, and must be where another thread was spared before.
+        """
+        self.is_closing = True
+        self._spared = spared
+        if not self._has_begun or self._process != os.getpid():  # in a forked child, the rest is our parent's
+            self.socket.close()
+            self.state = ENDED
+            return
+        self._alarm.ring()
+        if self.state >= CLOSED:
+            _thread.start_new_thread(self._cut_connections, ())
+
+    def wait_closed(self) -> None:
+        """Wait until connections are refused."""
+        self._wait_for(CLOSED)
+
+    def join(self, timeout: float) -> bool:
+        """Wait until every thread has ended; False where one has not."""
+        self._wait_for(RESERVED, min(timeout, 0.5))
+        if self.state == NEW:  # a signal kept begin() from making the thread
+            self.socket.close()
+            self.state = ENDED
+        self._wait_for(ENDED, timeout)
+        if self.state == ENDED and self._acceptor.ident is not None:
+            self._acceptor.join()  # where a signal could interrupt it for longer, it would do harm
+        return self.state == ENDED
+
+    def _wait_for(self, state: int, timeout: float = FOREVER) -> None:
+        """Wait for a state or a later one. A Condition would not do: a signal can break its lock."""
+        deadline = time.monotonic() + timeout
+        while self.state < state and self._has_begun:
+            news = self._news
+            with news:
+                left = deadline - time.monotonic()
+                if self.state < state and (left <= 0 or not news.wait(None if left == FOREVER else left)):
+                    return
+
+    def _enter(self, state: int) -> None:
+        self.state = state
+        news, self._news = self._news, Alarm()
+        news.ring()
+
+    # -- The thread
+
+    def _start_acceptor(self) -> None:
+        try:
+            self._acceptor.start()
+        except RuntimeError as error:  # out of threads
+            self.error = error
+            self.socket.close()
+            self._enter(ENDED)
+
+    def run(self) -> None:
+        """Live: take the port over, keep it reserved until it is time, accept, close."""
+        try:
+            for listener in self.earlier:
+                listener.wait_closed()
+            with self._alarm:  # before the bind, which should not happen where descriptors lack
+                if not self.is_closing:
+                    self.server_bind()
+                if self.delay == 0:
+                    self._accept()
+                else:
+                    self._enter(RESERVED)
+                    self._alarm.wait(self.delay)
+            if self.state == RESERVED:
+                self._alarm = Alarm()  # an alarm rings once, and this one is for close()
+                with self._alarm:
+                    self._accept()
+        except OSError as error:
+            self.error = error
+            if self.state == RESERVED:  # maybe nobody waits for it
+                log_bug(f"cannot listen on port {self.server_port} again")
+        finally:
+            self.server_close()
+            self._enter(CLOSED)
+            self._cut_connections()  # again, as close() may have been called again
+            self.app.release()  # only now, or a reply might still get out
+            for worker in [*self._workers, *self._ended]:
+                worker.join()
+            self._enter(ENDED)
+
+    def _accept(self) -> None:
+        if not self.is_closing:
+            self.server_activate()
+            self._enter(OPEN)
+            self.serve_forever()
 
     def server_bind(self) -> None:
         """Bind; unlike HTTPServer's, without asking DNS for our name, which can take 10 s."""
         if EXCLUSIVE is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, EXCLUSIVE, 1)
-        self.set_reuse(1)  # past connections in TIME_WAIT do not matter
+        self._set_reuse(1)  # past connections in TIME_WAIT do not matter
         self.socket.bind(self.server_address)
-        self.set_reuse(0)  # or anybody could have the port until we listen
+        self._set_reuse(0)  # or anybody could have the port until we listen
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
-    def set_reuse(self, on: int) -> None:
+    def _set_reuse(self, on: int) -> None:
         if EXCLUSIVE is None:  # on Windows, it would let a second server have the port
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, on)
 
-    def open(self, after: float | None) -> None:
-        """Listen and accept after so many seconds; with None, when `server_activate()` is called."""
-        try:
-            if after == 0:
-                self.server_activate()
-            self._acceptor = threading.Thread(target=self.run, args=(after,), name="mock_odoo acceptor", daemon=True)
-            self._acceptor.start()
-        except BaseException:
-            self.close()
-            raise
-
     def server_activate(self) -> None:
-        """Listen, if that is not done yet. Clients can connect when this returns."""
-        if not self.is_open:
-            self.set_reuse(1)
-            super().server_activate()
-            self.is_open = True
-            self._due.set()
-
-    def close(self) -> None:
-        """Refuse and cut every connection; harmless when done before."""
-        if self.closed.is_set():
-            return
-        self.is_open = False
-        self.closed.set()
-        if self._process == os.getpid():  # else we are a forked child, and the server is our parent's
-            self._due.set()
-            self._wake.ring()
-            if self._acceptor is not None and self._acceptor.is_alive():
-                self._acceptor.join()
-            cut(self.socket)  # or a forked child would go on listening,
-            self.set_reuse(1)  # or at least keep the port
-            self.end_workers()
-            self.release()
-        self.socket.close()
-        self._wake.close()
-
-    def end_workers(self) -> None:
-        """Cut every connection but this thread's, so that a request or on_call that stops the server is still answered."""
-        with self._lock:
-            for worker in self._workers:
-                if worker.connection is not None and worker is not threading.current_thread():
-                    cut(worker.connection)
-                    if EXCLUSIVE is not None:  # on Windows, that does not wake who reads (CPython issue 91913)
-                        socket.close(worker.connection.detach())
-            while self._idle:
-                self._idle.pop().wake()
-
-    def join(self, timeout: float) -> bool:
-        """Wait until every thread has ended; False where one has not."""
-        with self._lock:
-            workers = [*self._workers, *self._ended]
-        deadline = time.monotonic() + timeout
-        for worker in workers:
-            if worker is not threading.current_thread():
-                worker.join(max(0.0, deadline - time.monotonic()))
-        return not any(worker.is_alive() for worker in workers)
-
-    # -- The threads
-
-    def run(self, after: float | None) -> None:
-        """The acceptor: wait until it is time, then accept."""
-        self._due.wait(after)
-        try:
-            if not self.closed.is_set():
-                self.server_activate()
-                self.serve_forever()
-        except OSError:
-            log_bug(f"cannot listen on port {self.server_port} again")
+        self._set_reuse(1)
+        super().server_activate()
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Accept until closed, without polling."""
+        """Accept until close(), without polling."""
         self.socket.setblocking(False)
-        while not self.closed.is_set():
-            self._wake.wait(self.socket, READABLE)
+        while not self.is_closing:
+            self._alarm.wait(other=self.socket)
             try:
                 self.process_request(*self.get_request())
             except BlockingIOError:  # the alarm rang, or the client has left again
                 pass
             except OSError:  # out of descriptors: the client waits, and so do we
-                self.closed.wait(0.05)
+                self._alarm.wait(0.05)
+
+    def server_close(self) -> None:
+        """Free the port, cut the connections, and end the workers that are idle."""
+        cut(self.socket)  # or a forked child would go on listening,
+        try:
+            self._set_reuse(1)  # or at least keep the port
+        except OSError:  # it has not begun, and is closed
+            pass
+        self.socket.close()
+        self._cut_connections()
+        with self._lock:
+            while self._idle:
+                self._idle.pop().resume()
+
+    # -- The connections
 
     def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
         connection, address = self.socket.accept()
-        connection.setblocking(True)  # whatever it has from our socket, or from socket.setdefaulttimeout()
+        connection.setblocking(True)  # whatever it has from our socket, or from setdefaulttimeout()
         return connection, address[:2]
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -1097,7 +1220,7 @@ class Listener(ThreadingHTTPServer):
             worker.connection, worker.address = request, client_address
             self._workers.add(worker)
         try:
-            worker.wake()
+            worker.resume()
         except RuntimeError:  # out of threads
             with self._lock:
                 self._workers.discard(worker)
@@ -1114,14 +1237,14 @@ class Listener(ThreadingHTTPServer):
         except BaseException:  # noqa: BLE001 - the worker has other connections to serve
             log_bug("a connection failed")
 
-    def keep(self, worker: Worker) -> bool:
+    def finish_connection(self, worker: Worker) -> bool:
         """Close the connection that a worker has served; is the worker to wait for another?"""
         with self._lock:
             connection, worker.connection = worker.connection, None
         if connection is not None:
             self.shutdown_request(connection)
         with self._lock:
-            kept = not self.closed.is_set() and len(self._idle) < MAX_IDLE_WORKERS
+            kept = not self.is_closing and len(self._idle) < MAX_IDLE_WORKERS
             if kept:
                 self._idle.append(worker)
             else:
@@ -1131,7 +1254,8 @@ class Listener(ThreadingHTTPServer):
 
     def secure(self, connection: socket.socket, context: ssl.SSLContext) -> socket.socket:
         """Shake hands, in the connection's thread: a silent client keeps nobody else waiting."""
-        if not connection.recv(1, socket.MSG_PEEK):  # until 3.12, wrap_socket() leaks where the client leaves before its hello
+        # Until 3.12, wrap_socket() leaks the socket where the client leaves before its hello.
+        if not connection.recv(1, socket.MSG_PEEK):
             raise ConnectionAbortedError("the client left")
         worker = threading.current_thread()
         assert isinstance(worker, Worker)
@@ -1139,52 +1263,28 @@ class Listener(ThreadingHTTPServer):
             tls = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
             with self._lock:
                 worker.connection = tls
-            if self.closed.is_set():  # close() may have cut the plain socket, which is an empty shell by now
+            if self.is_closing:  # the plain socket may have been cut, which is an empty shell by now
                 cut(tls)
             tls.do_handshake()
         except OSError as error:
-            if not self.closed.is_set():  # else it was us
+            if not self.is_closing:  # else it was us
                 self.app._note_unmatched(f"TLS handshake failed: {error.strerror or error}")
             raise
         return tls
 
-    # -- What the faults need
-
-    def reset(self, connection: socket.socket) -> None:
+    def abort(self, connection: socket.socket) -> None:
         """Close with a RST, at once: shutdown_request() would send a FIN first."""
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_OPTION)
         with self._lock:
-            socket.close(connection.detach())
+            socket.SocketType.close(connection)
 
-    def pause(self, connection: socket.socket, seconds: float | None, generation: int) -> bool:
-        """Wait: True when the time is up, False as soon as the client leaves or `release()` is called.
-
-        A call of an older generation has been let go already, and does not wait at all.
-        """
+    def _cut_connections(self) -> None:
         with self._lock:
-            if generation != self.generation:
-                return False
-            alarm = self._paused = self._paused or Alarm()
-            alarm.waiting += 1
-        try:
-            return not alarm.wait(connection, HUNG_UP, seconds)
-        except ValueError:  # close() has detached the connection
-            return False
-        finally:
-            with self._lock:
-                alarm.waiting -= 1
-                if not alarm.waiting:  # the last to leave turns it off
-                    alarm.close()
-                    if self._paused is alarm:
-                        self._paused = None
-
-    def release(self) -> None:
-        """Let go whoever is in `pause()`, or on the way there."""
-        with self._lock:
-            self.generation += 1
-            alarm, self._paused = self._paused, None
-            if alarm is not None:
-                alarm.ring()
+            for worker in self._workers:
+                if worker.connection is not None and worker is not self._spared:
+                    cut(worker.connection)
+                    if EXCLUSIVE is not None:  # on Windows, that wakes no reader (CPython 91913)
+                        socket.SocketType.close(worker.connection)
 
 
 # ------------------------------------------------------------------------------------------
@@ -1249,9 +1349,9 @@ class MockOdooServer:
             if listener is not None and not callable(listener):
                 raise TypeError(f"{name} must be callable, not {listener!r:.80}")
         self._scenario = Scenario(max_calls, on_call, on_unmatched)
-        self._lifecycle = threading.Lock()  # guards the listener, of which each start and each outage makes a new one
-        self._listener: Listener | None = None
-        self._closed: set[Listener] = set()  # whose threads may still be ending
+        self._lifecycle = threading.RLock()  # guards what follows; a signal handler may call stop() within
+        self._listener: Listener | None = None  # each start and each outage makes a new one
+        self._listeners: list[Listener] = []  # those before too, whose threads may still be ending
         if not isinstance(self.endpoint, str) or not re.fullmatch('/[!"$->@-~]*', self.endpoint):
             raise ValueError(f"endpoint must be a path like /api/v2/receipt, not {self.endpoint!r:.80}")
         self.routes: Routes = {}
@@ -1273,7 +1373,20 @@ class MockOdooServer:
         """What `strict` finds wrong, a line each."""
         return contract_problems(payload)
 
-    def _take(self, request: Request) -> Reply:
+    def answer(self, request: Request) -> tuple[Reply, Alarm]:
+        """The reply to a request, and the alarm that ends its delay."""
+        if request.answer is None:
+            assert request.refusal is not None
+            self._note_unmatched(f"{request.refusal.status} {request.head.method} {request.head.path}")
+            return request.refusal, self._scenario.released()
+        answer = request.answer(request)
+        return answer if isinstance(answer, tuple) else (answer, self._scenario.released())
+
+    def release(self) -> None:
+        """Let go every reply that is delayed."""
+        self._scenario.release()
+
+    def _take(self, request: Request) -> tuple[Reply, Alarm]:
         request.parse()
         if request.refusal is None:
             self._consider(request)
@@ -1301,8 +1414,7 @@ class MockOdooServer:
     @property
     def is_running(self) -> bool:
         """True from `start()` to `stop()`, also during an outage."""
-        with self._lifecycle:
-            return self._listener is not None
+        return self._listener is not None
 
     @property
     def url(self) -> str:
@@ -1324,17 +1436,25 @@ class MockOdooServer:
         with self._lifecycle:
             if self._listener is not None:
                 raise RuntimeError(f"already running at {self.url}; call stop() first")
-            self._listen(0.0)
+            listener = self._new_listener(0.0)
+        self._begin(listener)
 
     def stop(self) -> None:
         """Refuse new connections, cut the others, let go what is delayed, end every thread.
 
-        All that is done when this returns (in on_call, its own connection and the threads end afterwards). Harmless
-        when not running. The memory and the script stay: `start()` goes on with them, on the same port.
+        All that is done when this returns (in on_call, its own connection and the threads end
+        afterwards). Harmless when not running. The memory and the script stay: `start()` goes on
+        with them, on the same port. Interrupted by an exception, it can be called again.
+
+        Raises RuntimeError where a thread has not ended in 5 s. Either a function of yours hangs,
+        such as on_call, or a signal handler has called this in the middle of another method, which
+        cannot go on before the handler returns. A handler should raise an exception, or start a
+        thread that stops.
         """
         with self._lifecycle:
-            self._close()
-        self._join()
+            self._listener = None
+            closing = list(self._listeners)
+        self._close(closing)
 
     def __enter__(self) -> Self:
         self.start()
@@ -1352,49 +1472,69 @@ class MockOdooServer:
         seconds = None if seconds is None else check_seconds("seconds", seconds)
         with self._lifecycle:
             self._needs_running()
-            self._close()
-            self._listen(seconds)
-        self._join()
+            listener = self._new_listener(seconds)
+        self._begin(listener)
 
     def up(self) -> None:
         """End an outage; harmless when there is none. Raises RuntimeError where the server does not run."""
-        with self._lifecycle:
-            self._needs_running().server_activate()
+        self._needs_running().open()
 
     def _needs_running(self) -> Listener:
-        if self._listener is None:
+        listener = self._listener
+        if listener is None:
             raise RuntimeError("not running; call start() first")
-        return self._listener
+        return listener
 
-    def _listen(self, after: float | None) -> None:
-        """Have a new listener, which opens after so many seconds; with None, when it is told to."""
+    def _new_listener(self, delay: float | None) -> Listener:
+        """Make the listener that takes the port over from those before."""
+        earlier = [listener for listener in self._listeners if listener.state < ENDED]
+        listener = Listener(self.host, self.port, self, delay, earlier)
+        self._listeners = [*earlier, listener]
+        self._listener = listener
+        return listener
+
+    def _begin(self, listener: Listener) -> None:
         try:
-            listener = Listener(self.host, self.port, self)
-            listener.open(after)
-        except OSError as error:
+            for earlier in listener.earlier:
+                earlier.close(self._spared())
+            listener.begin()
+        except BaseException as error:
+            with self._lifecycle:
+                if self._listener is listener:
+                    self._listener = None
+            listener.close()
+            if not isinstance(error, OSError):
+                raise
             cause = errno.EADDRNOTAVAIL if isinstance(error, socket.gaierror) else error.errno
             remedy = REMEDIES.get(cause or 0, "")
             raise OSError(error.errno, f"cannot listen on {self.host}, port {self.port}: {error.strerror}{remedy}") from None
-        self._listener, self.port = listener, listener.server_port
+        self.port = listener.server_port
+        self._close(listener.earlier)
 
-    def _close(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._closed.add(self._listener)
-            self._listener = None
-            self._scenario.wake()
-
-    def _join(self) -> None:
-        """Wait for the threads of what is closed; outside the lock, which they may want."""
-        timeout = JOIN_TIMEOUT if self._serving() is None else 0.0  # or we would wait for ourselves
-        for listener in list(self._closed):
-            if listener.join(timeout):
-                self._closed.discard(listener)
+    def _close(self, listeners: Sequence[Listener]) -> None:
+        """Close listeners, and wait until their threads have ended; in one of these, until the port is free."""
+        spared = self._spared()
+        deadline = time.monotonic() + PATIENCE
+        for listener in listeners:
+            listener.close(spared)
+        for listener in listeners:
+            if self._serving() is not None:
+                listener.wait_closed()
+            elif not listener.join(max(0.0, deadline - time.monotonic())):
+                raise RuntimeError(
+                    f"a thread has not ended in {PATIENCE:.0f} s: a function of yours hangs, such as on_call, or a signal "
+                    "handler has called this within another method; let the handler raise an exception instead")
 
     def _serving(self) -> Listener | None:
         """The listener in whose thread the caller is, as on_call is; None elsewhere."""
         thread = threading.current_thread()
         return thread.listener if isinstance(thread, Worker) and thread.listener.app is self else None
+
+    def _spared(self) -> threading.Thread | None:
+        """The thread whose client is to be answered although the server ends: the call of on_call, or our own."""
+        thread = threading.current_thread()
+        reporting = self._scenario.reporting
+        return reporting[1] if reporting is not None and reporting[0] is thread else thread
 
     # -- The script
 
@@ -1480,10 +1620,9 @@ class MockOdooServer:
     def reset(self) -> None:
         """Forget the calls, end the script and any outage, and release every delayed reply."""
         self._scenario.reset()
-        with self._lifecycle:
-            if self._listener is not None:
-                self._listener.release()
-                self._listener.server_activate()
+        listener = self._listener
+        if listener is not None:
+            listener.open()
 
     def wait_for_heartbeats(self, n: int, timeout: float = 5.0) -> list[Any]:
         """Block until `n` heartbeats have been accepted since the last reset, and return all that are kept.
@@ -1500,12 +1639,11 @@ class MockOdooServer:
 
     def _wait(self, what: str, n: int, timeout: float) -> None:
         serving = self._serving()  # if one is, stop() waits for us, and we must not wait for more
-        self._scenario.wait(what, n, timeout, lambda: serving is not None and serving.closed.is_set())
+        self._scenario.wait(what, n, timeout, lambda: serving is not None and serving.is_closing)
 
     def __repr__(self) -> str:
-        with self._lifecycle:
-            listener = self._listener
-        state = "stopped" if listener is None else "running" if listener.is_open else "down"
+        listener = self._listener
+        state = "stopped" if listener is None else "running" if listener.state == OPEN else "down"
         script, loop = self._scenario.script()
         looping = " in a loop" if loop else ""
         return f"<{type(self).__name__} {self.url} {state}, script '{script}'{looping}, {self.get_call_count()} calls>"
@@ -1654,43 +1792,39 @@ class Control:
 class Journal:
     """A file with a line of JSON for each call.
 
-    A line is written past any buffer, so that it outlives us, and the file is opened anew for each, so that
-    one that vanished is begun again. What goes wrong is told once, on standard error; the server goes on.
+    Each line is written at once, past any buffer, so that it outlives the process. The file stays
+    open, so that a line can be written when descriptors have run out. What goes wrong is told once,
+    on standard error; the server goes on.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.has_complained = False
         try:
-            self.open().close()
-            self.is_torn = os.path.isfile(path) and not ends_well(path)  # is the last line there in part only?
-        except OSError as error:  # better now than at the first call
+            self.is_torn = os.path.isfile(path) and not ends_well(path)  # is the last line a part of one?
+            self.file = open(path, "ab", buffering=0)  # noqa: SIM115 - close() closes it
+        except OSError as error:
             raise OSError(error.errno, f"cannot write the journal {path}: {error.strerror}") from None
 
-    def open(self) -> io.FileIO:
-        # O_NONBLOCK, or a named pipe that nobody reads would hold us up for ever.
-        return open(self.path, "ab", buffering=0,
-                    opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666))
-
     def add(self, call: Call) -> None:
+        """Write the line of a call. One process may write while another reads."""
+        data = (b"\n" if self.is_torn else b"") + call_as_json(call).encode() + b"\n"
         try:
-            if not os.path.exists(self.path):
-                self.complain("it vanished, and is begun again")
-                self.is_torn = False
-            data = (b"\n" if self.is_torn else b"") + call_as_json(call).encode() + b"\n"
-            with self.open() as file:
-                written = file.write(data) or 0  # None where a named pipe is full
-            if written:
-                self.is_torn = written < len(data)
-            if written < len(data):
-                self.complain("a line could not be written as a whole")
+            written = self.file.write(data)
         except OSError as error:
             self.complain(f"{error.strerror}")
+            return
+        self.is_torn = written < len(data)
+        if self.is_torn:
+            self.complain("a line could not be written as a whole")
 
     def complain(self, what: str) -> None:
         if not self.has_complained:
             self.has_complained = True
             complain(f"mock_odoo: journal {self.path}: {what}; the server goes on")
+
+    def close(self) -> None:
+        self.file.close()
 
 
 def ends_well(path: str) -> bool:
@@ -1893,7 +2027,8 @@ class StopSignal:
         self._sender.setblocking(False)
         self._handlers: list[tuple[int, Any]] = []
         if threading.current_thread() is threading.main_thread():
-            self._wakeup = signal.set_wakeup_fd(self._sender.fileno())  # first, or a signal might get lost
+            # First, or a signal might get lost. Of thousands, the first few do.
+            self._wakeup = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
             numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
             self._handlers = [(number, signal.signal(number, lambda *args: None)) for number in numbers]
         return self
@@ -1920,6 +2055,7 @@ def main(argv: list[str] | None = None) -> int:
         parser = make_parser()
         args = parser.parse_args(argv)
         reporter = Reporter(args.json)
+        journal = None
         try:
             journal = None if args.journal is None else Journal(args.journal)
 
@@ -1934,6 +2070,8 @@ def main(argv: list[str] | None = None) -> int:
             server.start()
         except (OSError, ValueError) as error:
             reporter.close()
+            if journal is not None:
+                journal.close()
             parser.error(getattr(error, "strerror", None) or str(error))
         try:
             reporter.say(f"Mock {server.service} on {server.url} - POST {server.endpoint} - Ctrl+C stops", listening=server.url)
@@ -1945,6 +2083,8 @@ def main(argv: list[str] | None = None) -> int:
             reporter.say(f"{received} heartbeat{'' if received == 1 else 's'} received, {calls - received} of {calls} calls refused",
                          heartbeat_count=received, call_count=calls)
         reporter.close()
+        if journal is not None:
+            journal.close()
     return 0
 
 
