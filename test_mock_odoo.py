@@ -344,6 +344,9 @@ class TestSpecifiedScenarios:
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE) as response:
                 return response.status == 200
+        except urllib.error.HTTPError as error:  # a response too, to be closed like any other
+            error.close()
+            return False
         except OSError:
             return False
 
@@ -3318,6 +3321,9 @@ class HeartbeatClient:
             request = urllib.request.Request(self.url, BODY, JSON)
             with urllib.request.urlopen(request, timeout=self.timeout) as response:
                 success = json.loads(response.read().decode())["status"] == "ok"
+        except urllib.error.HTTPError as error:  # a response too, to be closed like any other
+            error.close()
+            success = False
         except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):  # any error is a failure
             success = False
         self.failures, self.successes = (0, self.successes + 1) if success else (self.failures + 1, 0)
