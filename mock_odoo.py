@@ -893,6 +893,8 @@ JOIN_TIMEOUT = 5.0  # seconds that stop() gives the threads to end; only an on_c
 MAX_IDLE_WORKERS = 32
 READABLE = getattr(select, "POLLIN", 1)
 HUNG_UP = getattr(select, "POLLRDHUP", READABLE)  # Linux alone has it; elsewhere, bytes look like leaving
+#: As the system has its struct linger: drop what is unsent, and close with a RST.
+NO_LINGER = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 
 
 class Alarm:
@@ -1152,7 +1154,7 @@ class Listener(ThreadingHTTPServer):
 
     def reset(self, connection: socket.socket) -> None:
         """Close with a RST, at once: shutdown_request() would send a FIN first."""
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         with self._lock:
             socket.close(connection.detach())
 
