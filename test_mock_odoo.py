@@ -140,8 +140,22 @@ def assert_silent(connection):
 
 
 def close_by_reset(connection):
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    linger = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)  # as the system has the struct
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     connection.close()
+
+
+def drain(connection):
+    """What comes until the connection ends, and how it ends: "FIN" or "RST"."""
+    data = b""
+    try:
+        while True:
+            more = connection.recv(65536)
+            if not more:
+                return data, "FIN"
+            data += more
+    except ConnectionResetError:
+        return data, "RST"
 
 
 def post_until(ended, server):
@@ -461,7 +475,7 @@ class TestScript:
         ("ok*-1", "'ok*-1'", "'-1' is no count"),
         ("ok*2*3", "'ok*2*3'", "'2*3' is no count"),
         ("ok*2@3s", "'ok*2@3s'", "'2@3s' is no count"),
-        ("ok*" + "9" * 5000, "'ok*999", "is no count"),
+        pytest.param("ok*" + "9" * 5000, "'ok*999", "is no count", id="a count of 5000 digits"),
     ])
     def test_bad_step_is_quoted_with_what_may_stand_there(self, odoo, script, step, complaint):
         odoo.play("503*7")
@@ -678,8 +692,10 @@ class TestMemory:
         assert call.headers["x-95"] == "95"
 
     @pytest.mark.parametrize("kind", [
-        "multipart/form-data; boundary*=undefined''x", "multipart/x; boundary*=idna''%ff", "multipart/x; boundary*" + "9" * 5000 + "*=x",
-        "message/rfc822", "text/plain; charset*=punycode''%ff"])
+        "multipart/form-data; boundary*=undefined''x", "multipart/x; boundary*=idna''%ff",
+        "multipart/x; boundary*" + "9" * 5000 + "*=x", "message/rfc822",
+        "text/plain; charset*=punycode''%ff"],
+        ids=["unknown charset", "idna", "part of 5000 digits", "message", "punycode"])
     def test_no_header_can_spoil_the_memory(self, fresh, kind):
         server = fresh(control=True)
         send(server, "POST", PATH, BODY, {"Content-Type": kind})
@@ -1240,8 +1256,19 @@ class TestChunks:
         assert odoo.get_received_heartbeats() == [HEARTBEAT]
 
     @pytest.mark.parametrize("chunked", [
-        b"-1\r\n", b"0x2\r\n{}\r\n0\r\n\r\n", b"2\r\n{}}\r\n0\r\n\r\n", b"g\r\n", b"\r\n", b"1_0\r\n", b"+2\r\n{}\r\n0\r\n\r\n",
-        b"FFFFFFFFF\r\n", b"2\n{}\r\n0\r\n\r\n", b"3\r\n{}\r\n0\r\n\r\n", b"2\r\n{}\n0\r\n\r\n", b"2 2\r\n{}\r\n0\r\n\r\n", b"5" * 70000])
+        pytest.param(b"-1\r\n", id="negative"),
+        pytest.param(b"0x2\r\n{}\r\n0\r\n\r\n", id="0x in front"),
+        pytest.param(b"2\r\n{}}\r\n0\r\n\r\n", id="a byte too many"),
+        pytest.param(b"g\r\n", id="no digit"),
+        pytest.param(b"\r\n", id="no size"),
+        pytest.param(b"1_0\r\n", id="underscore"),
+        pytest.param(b"+2\r\n{}\r\n0\r\n\r\n", id="plus"),
+        pytest.param(b"FFFFFFFFF\r\n", id="nine digits"),
+        pytest.param(b"2\n{}\r\n0\r\n\r\n", id="bare line feed after the size"),
+        pytest.param(b"3\r\n{}\r\n0\r\n\r\n", id="a byte too few"),
+        pytest.param(b"2\r\n{}\n0\r\n\r\n", id="bare line feed after the chunk"),
+        pytest.param(b"2 2\r\n{}\r\n0\r\n\r\n", id="two sizes"),
+        pytest.param(b"5" * 70000, id="70000 digits")])
     def test_malformed_chunks_are_400_and_the_end(self, odoo, chunked):
         response = only(exchange(odoo, request_bytes(chunked + request_bytes(), "Transfer-Encoding: chunked", close=False)))
         assert (response.status, response.headers["Connection"]) == (400, "close")
@@ -1288,7 +1315,8 @@ class TestExpect:
     @pytest.mark.parametrize("request_", [
         request_bytes(b"", "Expect: 100-continue", method="GET", path="/health"),
         request_bytes(BODY, "Expect: 100-continue", version="HTTP/1.0"),
-        request_bytes(BODY, "Expect: something-else")])
+        request_bytes(BODY, "Expect: something-else")],
+        ids=["no body", "HTTP/1.0", "another expectation"])
     def test_no_100_where_none_is_due(self, odoo, request_):
         assert only(exchange(odoo, request_)).status == 200
 
@@ -1347,7 +1375,7 @@ class TestFraming:
     def test_content_length_may_be_repeated(self, odoo):
         assert only(exchange(odoo, request_bytes(b"{}", "Content-Length: 2", "Content-Length: 2"))).status == 200
 
-    @pytest.mark.parametrize("length", ["9" * 13, "9" * 5000])
+    @pytest.mark.parametrize("length", ["9" * 13, "9" * 5000], ids=["13 digits", "5000 digits"])
     def test_an_astronomic_content_length_is_413(self, odoo, length):
         assert only(exchange(odoo, request_bytes(b"", "Content-Length: " + length))).status == 413
 
@@ -1435,19 +1463,6 @@ class TestFraming:
 # ------------------------------------------------------------------------------------------
 # Faults, as clients see them
 # ------------------------------------------------------------------------------------------
-
-
-def drain(connection):
-    """What comes until the connection ends, and how it ends: "FIN" or "RST"."""
-    data = b""
-    try:
-        while True:
-            more = connection.recv(65536)
-            if not more:
-                return data, "FIN"
-            data += more
-    except ConnectionResetError:
-        return data, "RST"
 
 
 class TestFaults:
@@ -2531,7 +2546,8 @@ class TestControl:
         ("wait?calls=1.5", "calls must be a whole number, 0 or more, not 1.5"), ("wait?timeout=61", "timeout must be from 0 to 60 seconds, not 61"),
         ("wait?cals=1", "'cals' means nothing here; /_mock/wait takes calls, heartbeats, timeout"), ("state?calls=1", "/_mock/state takes nothing"),
         ("wait?calls=1&heartbeats=1", "wait for calls or for heartbeats, not for both"), ("wait?timeout=nan", "timeout must be a number like 5 or 0.5, not 'nan'"), ("calls?since=", "since must be a number like 5 or 0.5, not ''"),
-        ("calls?since=" + "9" * 5000, "since must be a number like 5 or 0.5, not '999")])
+        pytest.param("calls?since=" + "9" * 5000, "since must be a number like 5 or 0.5, not '999",
+                     id="since 5000 digits")])
     def test_bad_query_is_named(self, steered, query, complaint):
         status, answer = control(steered, "GET", query)
         assert (status, complaint in answer["error"]) == (400, True)
