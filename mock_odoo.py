@@ -1880,6 +1880,10 @@ def make_server(args: argparse.Namespace, on_call: Callable[[Call], object] | No
     return server
 
 
+#: What ends a standalone fake. Windows alone has SIGBREAK: Ctrl+Break, or its console was closed.
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGBREAK")
+
+
 class StopSignal:
     """From `with` on, SIGINT and SIGTERM do nothing but end `wait()`; outside the main thread, there are none.
 
@@ -1896,7 +1900,7 @@ class StopSignal:
         self._handlers: list[tuple[int, Any]] = []
         if threading.current_thread() is threading.main_thread():
             self._wakeup = signal.set_wakeup_fd(self._sender.fileno())  # first, or a signal might get lost
-            numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+            numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
             self._handlers = [(number, signal.signal(number, lambda *args: None)) for number in numbers]
         return self
 
@@ -2122,9 +2126,11 @@ watch();
 if __name__ == "__main__":
     import signal
 
-    for _number in (signal.SIGINT, signal.SIGTERM):  # main() takes them; before and after, there is nothing to end in order
+    # main() takes these signals. Before and after it, there is nothing to end in order.
+    _numbers = [getattr(signal, _name) for _name in STOP_SIGNALS if hasattr(signal, _name)]
+    for _number in _numbers:
         signal.signal(_number, lambda *args: os._exit(0))
     _status = main()
-    for _number in (signal.SIGINT, signal.SIGTERM):  # or the interpreter would put back the defaults before it ends
+    for _number in _numbers:  # or the interpreter would put back the defaults before it ends
         signal.signal(_number, signal.SIG_IGN)
     raise SystemExit(_status)
