@@ -220,7 +220,7 @@ def refused(server):
 
 @pytest.fixture(scope="session")
 def wakes_senders():
-    """Skip where a thread in send() sleeps on when its socket is closed. Asked with bare sockets."""
+    """Skip where closing a socket does not wake who sends. Asked with bare sockets."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1)
@@ -1514,8 +1514,8 @@ class TestFaults:
         assert [(call.reply, call.accepted, call.payload) for call in odoo.get_calls()] == [
             (fault, False, HEARTBEAT), ("ok", True, HEARTBEAT)]
 
-    @pytest.mark.parametrize(
-        "fault", [pytest.param("reset", marks=needs_reset), "close", "truncate", "garbage"])
+    @pytest.mark.parametrize("fault", [
+        pytest.param("reset", marks=needs_reset), "close", "truncate", "garbage"])
     def test_the_end_is_the_same_every_time(self, odoo, fault):
         odoo.play(f"{fault}*40")
         ends = set()
@@ -1590,8 +1590,8 @@ class TestFaults:
         response = post(odoo)
         assert (response.status, response.headers["Location"], response.body) == (303, "/web/login", b"")
 
-    @pytest.mark.parametrize(
-        "fault", [pytest.param("reset", marks=needs_reset), "close", "truncate", "garbage", "stall"])
+    @pytest.mark.parametrize("fault", [
+        pytest.param("reset", marks=needs_reset), "close", "truncate", "garbage", "stall"])
     def test_a_fault_can_be_late(self, odoo, fault):
         odoo.play(f"{fault}@20ms")
         with pytest.raises((OSError, http.client.HTTPException)):
@@ -1659,7 +1659,8 @@ class TestLettingGo:
             assert server._listener._idle == []
         until(lambda: len(server._listener._idle) == 1)
 
-    @pytest.mark.skipif(not hasattr(mock_odoo.select, "POLLRDHUP"), reason="elsewhere, bytes look like leaving")
+    @pytest.mark.skipif(not hasattr(mock_odoo.select, "POLLRDHUP"),
+                        reason="no POLLRDHUP here: bytes look like leaving")
     def test_a_client_that_sends_more_has_not_left(self, fresh):
         server = fresh()
         server.play("ok@60s")
@@ -1717,7 +1718,8 @@ def has_ipv6():
     return True
 
 
-on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+on_linux = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="no /proc/self/fd to count descriptors in")
 
 
 class TestLifecycle:
@@ -2689,8 +2691,8 @@ class TestControl:
 if os.name == "nt":
     import ctypes
 
-    # Windows has no signal for another process, but keys for all the processes of a console. So each
-    # fake here has a console of its own, without a window, and is ended by a process that joins it.
+    # Windows has no signal for another process, but keys for all the processes of a console. So
+    # each fake here has a console of its own, without a window. A process that joins it ends it.
     ENDS = ("CTRL_C_EVENT", "CTRL_BREAK_EVENT")
     OWN_CONSOLE = {"creationflags": subprocess.CREATE_NO_WINDOW}
     ctypes.windll.kernel32.SetConsoleCtrlHandler(None, False)  # or children may inherit a deaf ear
@@ -2810,6 +2812,22 @@ class TestCommandLine:
         code, out, err = process.end(how)
         assert (code, err) == (0, "")
         assert out.splitlines()[-1] == "2 heartbeats received, 3 of 5 calls refused"
+
+    @pytest.mark.skipif(not hasattr(signal, "SIGBREAK"), reason="no SIGBREAK here")
+    def test_what_ctrl_break_comes_down_to_ends_it_with_a_summary(self, launch):
+        """Where the key is pressed, the C library raises SIGBREAK in a thread of its own."""
+        code = ("import ctypes, signal, sys, mock_odoo\n"
+                "def press(self, payload):\n"
+                "    ctypes.CDLL('ucrtbase')['raise'](signal.SIGBREAK)\n"
+                "    return {}\n"
+                "mock_odoo.MockOdooServer.make_success = press\n"
+                "sys.exit(mock_odoo.main(sys.argv[1:]))")
+        process = launch(command=["-c", code])
+        with contextlib.suppress(OSError, http.client.HTTPException):  # the end may be faster
+            post(process)
+        out, err = process.process.communicate(timeout=PATIENCE)
+        assert (process.process.returncode, err) == (0, "")
+        assert out.splitlines()[-1].endswith(" calls refused")
 
     def test_line_for_each_call(self, launch):
         process = launch("--script", "503*2, reset, ok, ok@1ms")
