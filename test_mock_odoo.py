@@ -2697,12 +2697,12 @@ if os.name == "nt":
     OWN_CONSOLE = {"creationflags": subprocess.CREATE_NO_WINDOW}
     ctypes.windll.kernel32.SetConsoleCtrlHandler(None, False)  # or children may inherit a deaf ear
 else:
-    ENDS = ("SIGINT", "SIGTERM")
+    ENDS = ("SIGTERM", "SIGINT")
     OWN_CONSOLE = {}
 
 PRESS = """
 import ctypes, signal, sys
-process, key, times = map(int, sys.argv[1:])
+process, *keys = map(int, sys.argv[1:])
 for number in (signal.SIGINT, signal.SIGBREAK):  # it reaches us, too
     signal.signal(number, lambda *args: None)
 kernel32 = ctypes.WinDLL("kernel32", use_last_error=True)
@@ -2710,15 +2710,16 @@ if process:
     kernel32.FreeConsole()
     if not kernel32.AttachConsole(process):
         raise ctypes.WinError(ctypes.get_last_error())
-for _ in range(times):
+for key in keys:
     if not kernel32.GenerateConsoleCtrlEvent(key, 0):
         raise ctypes.WinError(ctypes.get_last_error())
 """
 
 
-def press(process, key, times=1):
-    """Press a key in the console of a process; 0 stands for a console that nobody else has."""
-    subprocess.run([sys.executable, "-c", PRESS, str(process), str(int(key)), str(times)],
+def press(process, *keys):
+    """Press keys in the console of a process; 0 stands for a console that nobody else has."""
+    numbers = [str(int(getattr(signal, key))) for key in keys]
+    subprocess.run([sys.executable, "-c", PRESS, str(process), *numbers],
                    stderr=subprocess.PIPE, timeout=PATIENCE, check=True, **OWN_CONSOLE)
 
 
@@ -2726,7 +2727,7 @@ def needs_end(how):
     """Skip where an end that this system has by name cannot be had."""
     if how == "CTRL_BREAK_EVENT":
         try:
-            press(0, signal.CTRL_BREAK_EVENT)
+            press(0, how)
         except subprocess.CalledProcessError:
             pytest.skip("GenerateConsoleCtrlEvent sends no Ctrl+Break on this system")
 
@@ -2755,18 +2756,18 @@ class Process:
     def line(self):
         return in_background(self.process.stdout.readline).result()
 
-    def ask_to_end(self, how=ENDS[0], times=1):
-        """Send what ends a program on this system, by its name in the signal module."""
-        number = getattr(signal, how)
+    def ask_to_end(self, *how):
+        """Send what ends a program on this system, one or several by their names in `signal`."""
+        how = how or ENDS[:1]
         if os.name == "nt":
-            press(self.process.pid, number, times)
+            press(self.process.pid, *how)
         else:
-            for _ in range(times):
-                self.process.send_signal(number)
+            for name in how:
+                self.process.send_signal(getattr(signal, name))
 
-    def end(self, how=ENDS[0], times=1):
+    def end(self, *how):
         """Stop it; exit code, and what else it printed."""
-        self.ask_to_end(how, times)
+        self.ask_to_end(*how)
         out, err = self.process.communicate(timeout=PATIENCE)
         return self.process.returncode, out, err
 
@@ -3020,11 +3021,10 @@ class TestCommandLine:
             assert process.returncode == 2
 
     def test_a_second_signal_changes_nothing(self, launch):
+        how = ("CTRL_C_EVENT",) * 3 if os.name == "nt" else ("SIGINT", "SIGTERM", "SIGINT")
         for _ in range(5):
             process = launch()
-            if os.name != "nt":
-                process.ask_to_end("SIGTERM")
-            code, out, err = process.end(times=2)
+            code, out, err = process.end(*how)
             assert (code, err) == (0, "")
             assert "0 heartbeats received" in out
 
@@ -3032,7 +3032,7 @@ class TestCommandLine:
         "os.kill(0, signal.CTRL_C_EVENT)",
         "ctypes.CDLL('ucrtbase')['raise'](signal.SIGBREAK)"  # what Ctrl+Break comes down to
     ] if os.name == "nt" else [
-        "os.kill(os.getpid(), signal.SIGINT)", "os.kill(os.getpid(), signal.SIGTERM)"],
+        "os.kill(os.getpid(), signal.SIGTERM)", "os.kill(os.getpid(), signal.SIGINT)"],
         ids=ENDS)
     def test_a_signal_during_the_start_ends_it_without_a_word(self, raising):
         code = ("import ctypes, os, runpy, signal, socket, sys; real = socket.socketpair\n"
