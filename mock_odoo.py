@@ -1899,7 +1899,8 @@ class StopSignal:
         self._sender.setblocking(False)
         self._handlers: list[tuple[int, Any]] = []
         if threading.current_thread() is threading.main_thread():
-            self._wakeup = signal.set_wakeup_fd(self._sender.fileno())  # first, or a signal might get lost
+            # First, or a signal might get lost. Where there is no room, there are signals enough.
+            self._wakeup = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
             numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
             self._handlers = [(number, signal.signal(number, lambda *args: None)) for number in numbers]
         return self
