@@ -3020,8 +3020,8 @@ class TestCommandLine:
             assert process.communicate(timeout=PATIENCE)[1].startswith(b"mock_odoo: port must be")
             assert process.returncode == 2
 
-    def test_a_second_signal_changes_nothing(self, launch):
-        how = ("CTRL_C_EVENT",) * 3 if os.name == "nt" else ("SIGINT", "SIGTERM", "SIGINT")
+    def test_more_signals_change_nothing(self, launch):
+        how = ("CTRL_C_EVENT",) * 20 if os.name == "nt" else ("SIGINT", "SIGTERM") * 10
         for _ in range(5):
             process = launch()
             code, out, err = process.end(*how)
@@ -3045,6 +3045,13 @@ class TestCommandLine:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=PATIENCE,
                               check=False, cwd=HERE, **OWN_CONSOLE)
         assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+    def test_a_storm_of_signals_is_no_complaint(self, capsys):
+        with mock_odoo.StopSignal() as stop_signal:
+            for _ in range(5000):
+                raise_signal(signal.SIGINT)
+            stop_signal.wait()
+        assert capsys.readouterr() == ("", "")
 
     @pytest.mark.parametrize("which", [
         name for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)])
