@@ -120,12 +120,16 @@ class Alarm:
         self._has_rung = False
         self._holders = 0
         self._pair: tuple[socket.socket, ...] = ()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may call stop() within
 
     def __enter__(self) -> None:
         with self._lock:
-            self._pair = self._pair or socket.socketpair()
             self._holders += 1
+            try:
+                self._pair = self._pair or socket.socketpair()
+            except BaseException:
+                self._holders -= 1
+                raise
 
     def __exit__(self, *exc_info: object) -> None:
         with self._lock:
@@ -2012,6 +2016,10 @@ def make_server(args: argparse.Namespace, on_call: Callable[[Call], object] | No
     return server
 
 
+#: What ends a standalone fake. Windows alone has SIGBREAK: Ctrl+Break, or its console was closed.
+STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGBREAK")
+
+
 class StopSignal:
     """From `with` on, SIGINT and SIGTERM do nothing but end `wait()`; outside the main thread, there are none.
 
@@ -2027,9 +2035,9 @@ class StopSignal:
         self._sender.setblocking(False)
         self._handlers: list[tuple[int, Any]] = []
         if threading.current_thread() is threading.main_thread():
-            # First, or a signal might get lost. Of thousands, the first few do.
+            # First, or a signal might get lost. Where there is no room, there are signals enough.
             self._wakeup = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
-            numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+            numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
             self._handlers = [(number, signal.signal(number, lambda *args: None)) for number in numbers]
         return self
 
@@ -2085,7 +2093,23 @@ def main(argv: list[str] | None = None) -> int:
         reporter.close()
         if journal is not None:
             journal.close()
+        if __name__ == "__main__":  # else the process is not ours to end
+            leave()
     return 0
+
+
+def leave() -> NoReturn:
+    """End the process with success, at once, while signals still do nothing.
+
+    The interpreter's own end is no place for them: it may crash, or tell of a closed socket.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):  # nobody reads it any more
+            pass
+    os._exit(0)
 
 
 # ------------------------------------------------------------------------------------------
@@ -2260,9 +2284,8 @@ watch();
 if __name__ == "__main__":
     import signal
 
-    for _number in (signal.SIGINT, signal.SIGTERM):  # main() takes them; before and after, there is nothing to end in order
-        signal.signal(_number, lambda *args: os._exit(0))
-    _status = main()
-    for _number in (signal.SIGINT, signal.SIGTERM):  # or the interpreter would put back the defaults before it ends
-        signal.signal(_number, signal.SIG_IGN)
-    raise SystemExit(_status)
+    # main() takes these signals. Before it, there is nothing to end in order.
+    for _name in STOP_SIGNALS:
+        if hasattr(signal, _name):
+            signal.signal(getattr(signal, _name), lambda *args: os._exit(0))
+    raise SystemExit(main())
