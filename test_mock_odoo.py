@@ -862,7 +862,7 @@ class TestScript:
         "one": "503",
         "a count": "503*2",
         "for ever": "503*",
-        "every word": "ok, reset, close, truncate, garbage, stall, drip, html, login",
+        "every word": "ok, html, login, expired, reset, close, truncate, garbage, stall, drip",
         "delays and counts": "ok@6s, 503@250ms*3, reset@1500ms*",
         "a billion": "599*1000000000",
         "half a millisecond": "ok@1.5ms",
@@ -907,7 +907,7 @@ class TestScript:
         "600": ("503, 600", "'600'", "200 to 599"),
         "199": ("199", "'199'", "is no reply"),
         "letter O": (
-            "5O3", "'5O3'", "ok, reset, close, truncate, garbage, stall, drip, html, login"),
+            "5O3", "'5O3'", "ok, html, login, expired, reset, close, truncate, garbage, stall, drip"),
         "Arabic digits": ("٥٠٣", "'٥٠٣'", "is no reply"),
         "unknown word": ("rst*2", "'rst*2'", "'rst' is no reply"),
         "delay without unit": ("ok@6", "'ok@6'", "'6' is no delay"),
@@ -948,7 +948,26 @@ class TestScript:
         assert odoo.script == "503*999999999, ok"
 
 
+    @pytest.mark.parametrize(("word", "hint"), named({
+        "an outage": ("down", "call down()"),
+        "its end": ("up", "call up() to end it"),
+        "a time-out": ("timeout*", "write stall"),
+        "a slow reply": ("slow", "write ok@6s"),
+    }))
+    def test_a_word_that_people_try_is_told_what_it_may_mean(self, odoo, word, hint):
+        with pytest.raises(ValueError, match=re.escape(hint)):
+            odoo.play(word)
+
+    def test_the_docstring_of_play_tells_every_reply(self):
+        for word in ("ok", "503 ...", *mock_odoo.FAULTS, "html", "login", "expired"):
+            assert f"`{word}`" in MockOdooServer.play.__doc__
+
+
 class TestSetters:
+    def test_the_failure_count_has_its_specified_name(self, odoo):
+        odoo.set_failure_count(count=1)
+        assert [post(odoo).status for _ in range(2)] == [503, 200]
+
     @pytest.mark.parametrize(("value", "error"), named({
         "negative": (-1, ValueError),
         "too many": (10**18, ValueError),
@@ -959,7 +978,7 @@ class TestSetters:
     }))
     def test_a_bad_failure_count_is_named_and_changes_nothing(self, odoo, value, error):
         odoo.set_failure_count(2)
-        complaint = f"n must be a whole number from 0 to 999999999999999999, not {value!r}"
+        complaint = f"count must be a whole number from 0 to 999999999999999999, not {value!r}"
         with pytest.raises(error, match=re.escape(complaint)):
             odoo.set_failure_count(value)
         assert odoo.script == "503*2"
@@ -1143,6 +1162,22 @@ class TestReply:
 
     def test_repr_shows_word_status_and_body(self):
         assert repr(Reply(429, {"a": 1}, delay=2)) == "<Reply 429@2s 429 b'{\"a\": 1}'>"
+
+
+    @pytest.mark.parametrize(("reply", "accepted"), named({
+        "a success that refuses": (Reply(200, {"status": "error"}, accepts=False), False),
+        "text that accepts": (Reply(200, "fine", accepts=True), True),
+        "by the rule": (Reply(200, {"status": "error"}), True),
+    }))
+    def test_a_reply_may_say_itself_whether_it_accepts(self, odoo, reply, accepted):
+        odoo.play(reply)
+        assert post(odoo).status == 200
+        assert odoo.get_calls()[0].accepted is accepted
+        assert len(odoo.get_received_heartbeats()) == accepted
+
+    def test_what_it_says_of_accepting_must_be_a_flag(self):
+        with pytest.raises(TypeError, match="accepts must be True or False, not 1"):
+            Reply(accepts=1)
 
 
 # ------------------------------------------------------------------------------------------
@@ -1366,6 +1401,263 @@ class TestWaiting:
     def test_bad_arguments_are_named(self, odoo, n, timeout, error, complaint):
         with pytest.raises(error, match=complaint):
             odoo.wait_for_heartbeats(n, timeout)
+
+
+class TestWaitingForTheOneThatFits:
+    def test_heartbeats_that_fit_are_waited_for_and_returned(self, odoo):
+        odoo.play("503, ok*")
+        waiting = in_background(
+            odoo.wait_for_heartbeats, 2, PATIENCE, lambda payload: payload["n"] % 2)
+        for n in (1, 2, 3, 4):  # the first is refused
+            post(odoo, {"n": n})
+        assert waiting.is_alive()
+        post(odoo, {"n": 5})
+        assert waiting.result() == [{"n": 3}, {"n": 5}]
+
+    def test_calls_that_fit_are_waited_for_and_returned(self, odoo):
+        odoo.play("ok, 503, ok, 429")
+        for _ in range(4):
+            post(odoo)
+        calls = odoo.wait_for_calls(2, where=lambda call: not call.accepted)
+        assert [call.reply for call in calls] == ["503", "429"]
+
+    def test_each_is_looked_at_once(self, odoo):
+        seen = []
+        waiting = in_background(odoo.wait_for_calls, 5, PATIENCE, lambda call: seen.append(call.number) or True)
+        for _ in range(5):
+            post(odoo)
+        assert len(waiting.result()) == 5
+        assert seen == [1, 2, 3, 4, 5]
+
+    def test_the_function_may_use_the_server(self, odoo):
+        post(odoo)
+        assert odoo.wait_for_calls(1, where=lambda call: odoo.get_call_count() == 1)
+
+    def test_what_it_raises_reaches_the_caller(self, odoo):
+        post(odoo)
+        with pytest.raises(KeyError, match="shelf"):
+            odoo.wait_for_heartbeats(1, where=lambda payload: payload["shelf"])
+
+    def test_a_reset_starts_it_again(self, odoo):
+        waiting = in_background(odoo.wait_for_heartbeats, 2, PATIENCE, lambda payload: True)
+        post(odoo, {"n": 1})
+        odoo.reset()
+        post(odoo, {"n": 2})
+        assert waiting.is_alive()
+        post(odoo, {"n": 3})
+        assert waiting.result() == [{"n": 2}, {"n": 3}]
+
+    def test_a_time_out_tells_how_many_fitted_and_what_else_came(self, odoo):
+        odoo.play("503, ok")
+        post(odoo)
+        post(odoo)
+        with pytest.raises(TimeoutError) as caught:
+            odoo.wait_for_calls(2, timeout=0, where=lambda call: call.reply == "503")
+        assert str(caught.value) == "1 of 2 calls that fit in 0.0 s; calls: 503, ok"
+
+    def test_it_ends_in_time_however_many_come(self, fresh):
+        server = fresh()
+        ended = threading.Event()
+        clients = [in_background(post_until, ended, server) for _ in range(2)]
+        with pytest.raises(TimeoutError, match="^0 of 1 calls that fit"):
+            server.wait_for_calls(1, timeout=0.2, where=lambda call: False)
+        ended.set()
+        for client in clients:
+            client.result()
+
+    @pytest.mark.parametrize("name", ["wait_for_calls", "wait_for_heartbeats"])
+    def test_it_must_be_callable(self, odoo, name):
+        with pytest.raises(TypeError, match="where must be callable, not 'KKT-001'"):
+            getattr(odoo, name)(1, where="KKT-001")
+
+
+class TestWaitingInVain:
+    def test_a_server_that_does_not_run_is_named_as_the_cause(self):
+        with pytest.raises(TimeoutError, match=r"^the server is not running: call start\(\); 0 of 1"):
+            MockOdooServer(port=0).wait_for_calls(1, timeout=0)
+
+    def test_an_event_loop_in_this_thread_is_named_as_the_cause(self, odoo):
+        import asyncio
+
+        async def wait():
+            odoo.wait_for_calls(1, timeout=0)
+
+        with pytest.raises(TimeoutError, match=r"runs an event loop.*await asyncio\.to_thread"):
+            asyncio.run(wait())
+
+    def test_in_a_thread_of_its_own_it_lets_the_loop_send(self, odoo):
+        import asyncio
+
+        async def wait():
+            loop = asyncio.get_running_loop()
+            waiting = loop.run_in_executor(None, odoo.wait_for_calls, 1, PATIENCE)
+            reader, writer = await asyncio.open_connection("127.0.0.1", odoo.port)
+            writer.write(request_bytes())
+            await reader.read()
+            writer.close()
+            return await waiting
+
+        assert len(asyncio.run(wait())) == 1
+
+
+class TestRepeats:
+    """An HTTP client may send a request again by itself, where the answer was spoilt."""
+
+    @pytest.mark.parametrize("fault", ["reset", "close", "truncate", "garbage", "stall"])
+    def test_the_same_body_after_a_spoilt_answer_is_a_repeat(self, odoo, fault):
+        odoo.play(f"ok, {fault}")
+        post(odoo, {"n": 1})
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            post(odoo, {"n": 2}, timeout=0.05 if fault == "stall" else PATIENCE)
+        odoo.wait_for_calls(2)
+        post(odoo, {"n": 2})
+        post(odoo, {"n": 2})
+        assert [call.repeats for call in odoo.get_calls()] == [None, None, 2, None]
+
+    @pytest.mark.parametrize("reply", ["ok", "503", "drip@1ms", "html"])
+    def test_the_same_body_after_a_whole_answer_is_none(self, odoo, monkeypatch, reply):
+        monkeypatch.setattr(mock_odoo, DRIP_INTERVAL, 0)
+        odoo.play(reply)
+        post(odoo)
+        post(odoo)
+        assert [call.repeats for call in odoo.get_calls()] == [None, None]
+
+    def test_another_body_after_a_spoilt_answer_is_none(self, odoo):
+        odoo.play("reset")
+        with contextlib.suppress(OSError):
+            post(odoo, {"n": 1})
+        post(odoo, {"n": 2})
+        assert odoo.get_calls()[1].repeats is None
+
+
+class TestEvents:
+    """What was done to the fake."""
+
+    @staticmethod
+    def names(server):
+        return [event["event"] for event in server.get_events()]
+
+    def test_each_is_told_with_its_time(self, odoo):
+        before = time.time()
+        odoo.play("503*, ok", loop=True)
+        reset, script = odoo.get_events()
+        assert (reset["event"], script["event"]) == ("reset", "script")
+        assert (script["script"], script["loop"]) == ("503*, ok", True)
+        assert before <= script["at"] <= time.time()
+        assert re.fullmatch(r"[-0-9]{10}T[:0-9]{8}\.[0-9]{3}[+-][0-9:]{5}", script["time"])
+
+    def test_the_life_of_a_server_is_told_in_order(self, fresh):
+        server = fresh()
+        url = server.url
+        server.down(60)
+        server.up()
+        server.set_failure_count(2)
+        server.stop()
+        server.start()
+        events = server.get_events()
+        assert [event["event"] for event in events] == [
+            "start", "down", "up", "script", "stop", "start"]
+        assert (events[0]["url"], events[1]["seconds"]) == (url, 60.0)
+
+    @pytest.mark.parametrize(("seconds", "end"), named({
+        "up()": (None, MockOdooServer.up),
+        "the time": (0.01, lambda server: until(lambda: not refused(server))),
+        "no time at all": (0, lambda server: None),
+    }))
+    def test_the_end_of_an_outage_is_told_whatever_ends_it(self, fresh, seconds, end):
+        server = fresh()
+        server.down(seconds)
+        end(server)
+        assert self.names(server) == ["start", "down", "up"]
+
+    def test_a_reset_that_ends_an_outage_is_followed_by_its_end(self, fresh):
+        server = fresh()
+        server.down()
+        server.reset()
+        assert self.names(server) == ["reset", "up"]
+
+    def test_what_changes_nothing_is_no_event(self, fresh):
+        server = fresh()
+        server.up()
+        server.set_permanent_failure(False)
+        server.stop()
+        server.stop()
+        assert self.names(server) == ["start", "stop"]
+
+    def test_they_are_no_calls(self, fresh):
+        server = fresh()
+        server.play("503")
+        assert (server.get_call_count(), server.get_calls(), server.get_unmatched()) == (0, [], [])
+
+    def test_the_newest_hundred_are_kept(self, odoo):
+        for n in range(1, 121):
+            odoo.set_failure_count(n)
+        assert [event["script"] for event in odoo.get_events()[::99]] == ["503*21", "503*120"]
+
+    def test_a_reader_cannot_spoil_the_memory(self, odoo):
+        odoo.get_events()[0].clear()
+        assert odoo.get_events()[0]["event"] == "reset"
+
+    def test_on_event_sees_them_between_the_calls(self, fresh):
+        seen = []
+        server = fresh(
+            on_call=lambda call: seen.append(call.reply),
+            on_event=lambda event: seen.append(event["event"]))
+        until(lambda: seen == ["start"])
+        server.play("503")
+        post(server)
+        send(server, "GET", "/nowhere")
+        server.reset()
+        post(server)
+        server.stop()
+        assert seen == ["start", "script", "503", "unmatched", "reset", "ok", "stop"]
+
+    def test_on_event_is_told_what_was_unmatched(self, fresh):
+        seen = []
+        server = fresh(on_event=seen.append)
+        send(server, "GET", "/nowhere")
+        assert (seen[-1]["event"], seen[-1]["unmatched"]) == ("unmatched", "404 GET /nowhere")
+
+    def test_steering_in_on_call_is_told_after_that_call(self, fresh):
+        seen = []
+
+        def on_call(call):
+            server.play("503")
+            seen.append(call.number)
+
+        server = fresh(on_call=on_call, on_event=lambda event: seen.append(event["event"]))
+        assert [post(server).status for _ in range(2)] == [200, 503]
+        assert seen == ["start", 1, "script", 2, "script"]
+
+    def test_no_method_waits_for_an_on_call_that_hangs(self, fresh):
+        entered, leave, seen = threading.Event(), threading.Event(), []
+        server = fresh(
+            on_call=lambda call: (entered.set(), leave.wait(PATIENCE)),
+            on_event=lambda event: seen.append(event["event"]))
+        client = in_background(post, server)
+        entered.wait(PATIENCE)
+        server.play("503")
+        server.reset()
+        assert seen == ["start"]
+        leave.set()
+        client.result()
+        until(lambda: seen == ["start", "script", "reset"])
+
+    def test_on_event_may_stop_the_server_when_an_outage_ends(self, fresh, new_threads):
+        server = fresh(on_event=lambda event: event["event"] == "up" and server.stop())
+        server.down(0.01)
+        until(lambda: not server.is_running)
+        until(lambda: new_threads() == [])
+
+    def test_what_it_raises_is_logged_and_fails_nothing(self, fresh, caplog):
+        server = fresh(on_event=lambda event: pytest.fail("on purpose"))
+        server.play("503")
+        assert post(server).status == 503
+        assert {record.getMessage() for record in caplog.records} == {"on_event failed"}
+
+    def test_it_must_be_callable(self):
+        with pytest.raises(TypeError, match="on_event must be callable"):
+            MockOdooServer(on_event="print")
 
 
 class TestOnCall:
@@ -1687,6 +1979,34 @@ class TestEndpoints:
         response = send(odoo, "GET", path)
         assert (response.status, response.json()) == (200, body)
         assert odoo.get_call_count() == 0
+
+    def test_the_health_check_of_the_compose_files_is_answered(self, odoo):
+        assert send(odoo, "GET", "/api/v1/health").json() == {"status": "ok"}
+
+    def test_a_route_can_be_added(self, fresh):
+        server = fresh()
+        server.routes["/hw_proxy/hello"] = {"GET": lambda request: Reply(200, f"{request.query}?")}
+        assert send(server, "GET", "/hw_proxy/hello?ping").body == b"ping?"
+        assert send(server, "POST", "/hw_proxy/hello").headers["Allow"] == "GET, HEAD"
+        assert "GET /hw_proxy/hello" in send(server, "GET", "/nowhere").json()["error"]
+
+    @pytest.mark.parametrize("reply", [Reply(503), Reply(200), Reply(303)], ids=str)
+    def test_a_route_may_leave_the_body_to_the_service(self, fresh, reply):
+        server = fresh()
+        server.routes["/extra"] = {"GET": lambda request: reply}
+        expected = {503: json.dumps(FAILURE).encode(), 200: b"{}", 303: b""}
+        assert send(server, "GET", "/extra").body == expected[reply.status]
+
+    def test_a_slow_route_is_let_go_by_a_reset(self, fresh):
+        server = fresh()
+        server.routes["/slow"] = {"GET": lambda request: Reply(200, {}, delay=60)}
+        entered = threading.Event()
+        server.routes["/slow"] = {"GET": lambda request: entered.set() or Reply(200, {}, delay=60)}
+        client = in_background(send, server, "GET", "/slow")
+        entered.wait(PATIENCE)
+        while client.is_alive():  # the route has ended, but its delay may not have begun
+            server.reset()
+        assert client.result().status == 200
 
     @pytest.mark.parametrize("path", ["/health", "/web/health"])
     def test_head_has_the_length_but_not_the_body(self, odoo, path):
@@ -2198,6 +2518,17 @@ class TestFaults:
         assert post(odoo).status == 200
         assert slow.is_alive()
 
+    def test_expired_is_200_with_the_error_of_a_json_route(self, odoo):
+        odoo.play("expired")
+        response = post(odoo)
+        answer = response.json()
+        assert (response.status, response.headers["Content-Type"]) == (200, "application/json")
+        assert (answer["jsonrpc"], answer["id"]) == ("2.0", None)
+        assert (answer["error"]["code"], answer["error"]["message"]) == (100, "Odoo Session Expired")
+        assert answer["error"]["data"]["name"] == "odoo.http.SessionExpiredException"
+        assert [(call.reply, call.accepted) for call in odoo.get_calls()] == [("expired", False)]
+        assert odoo.get_received_heartbeats() == []
+
 
 class TestLettingGo:
     """A slow reply ends at once on reset, stop and down, and when its client leaves."""
@@ -2326,6 +2657,13 @@ class TestLifecycle:
         server.start()
         assert server.port == port
         assert post(server).status == 200
+
+    @pytest.mark.parametrize("name", ["url", "heartbeat_url"])
+    def test_a_free_port_has_no_address_before_it_is_taken(self, name):
+        server = MockOdooServer(port=0)
+        with pytest.raises(RuntimeError, match="call start\\(\\) before you ask"):
+            getattr(server, name)
+        assert " stopped, " in repr(server)
 
     def test_a_busy_port_is_an_oserror_with_a_way_out(self, odoo):
         other = MockOdooServer(port=odoo.port)
@@ -3107,6 +3445,33 @@ class TestTLS:
         assert accepts()
 
 
+class TestMutualTLS:
+    @pytest.fixture
+    def mutual(self, fresh, certificate):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        context.load_verify_locations(certificate)
+        context.verify_mode = ssl.CERT_REQUIRED
+        return fresh(ssl_context=context)
+
+    def test_a_client_with_a_certificate_is_served(self, mutual, certificate):
+        context = ssl.create_default_context(cafile=certificate)
+        context.load_cert_chain(certificate)
+        assert post(mutual, context=context).status == 200
+
+    def test_a_client_without_one_is_unmatched(self, mutual, certificate):
+        with pytest.raises((OSError, http.client.HTTPException)):
+            post(mutual, context=ssl.create_default_context(cafile=certificate))
+        until(mutual.get_unmatched)
+        assert mutual.get_unmatched()[0].startswith("TLS handshake failed: ")
+        assert "peer did not return a certificate" in mutual.get_unmatched()[0].lower()
+        assert mutual.get_call_count() == 0
+
+    def test_a_context_without_a_certificate_is_refused_at_once(self):
+        with pytest.raises(ValueError, match=r"no certificate; call its load_cert_chain\(\) first"):
+            MockOdooServer(ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+
+
 class TestLoad:
     def test_exactly_so_many_fail_among_fifty_at_once(self, odoo):
         odoo.set_failure_count(25)
@@ -3639,6 +4004,20 @@ class TestCommandLine:
         assert err.startswith("mock_odoo: ")
         assert complaint in err
 
+    def test_the_command_line_can_demand_client_certificates(self, launch, certificate):
+        process = launch("--certfile", certificate, "--cafile", certificate)
+        url = f"https://127.0.0.1:{process.port}/health"
+        context = ssl.create_default_context(cafile=certificate)
+        with pytest.raises(OSError):
+            open_url(url, context=context)
+        context.load_cert_chain(certificate)
+        assert open_url(url, context=context).status == 200
+        assert "TLS       handshake failed" in process.line()
+
+    def test_the_first_line_says_when_the_network_can_reach_it(self, launch):
+        first = launch("--host", "0.0.0.0").first
+        assert " - reachable from the network - Ctrl+C stops" in first
+
     def test_a_taken_port_is_one_line_and_exit_2(self, odoo):
         code, out, err = run_main("--port", str(odoo.port))
         assert (code, out, err.count("\n")) == (2, "", 1)
@@ -3649,10 +4028,11 @@ class TestCommandLine:
         assert (code, err) == (0, "")
         flags = (
             "--host", "--port", "--script", "--loop", "--strict", "--journal", "--json",
-            "--token", "--certfile", "--keyfile", "--max-calls", "--quiet",
+            "--token", "--certfile", "--keyfile", "--cafile", "--max-calls", "--quiet",
         )
-        faults = ("reset", "close", "truncate", "garbage", "stall", "drip", "html", "login")
-        for word in (*flags, *faults, "examples:", "503*3, reset, ok@6s", "/_mock/"):
+        faults = ("reset", "close", "truncate", "garbage", "stall", "drip")
+        lies = ("html", "login", "expired")
+        for word in (*flags, *faults, *lies, "examples:", "503*3, reset, ok@6s", "/_mock/"):
             assert word in out
         epilog = out[out.index("examples:"):]
         assert max(map(len, epilog.splitlines())) <= 80
@@ -3850,7 +4230,7 @@ class TestReporter:
             f"503       {strange}     script: reset, ok, ok@1ms",
             f"reset     {beat}     script: ok, ok@1ms",
             f"400       {b'nonsense'!r:<54}  {problem}  script: ok@1ms",
-            f"ok@1ms    {beat}",
+            f"ok@1ms    {beat}     repeats 3",
             "404       GET /nowhere?",
             f"400       {malformed}",
         ]
@@ -3888,6 +4268,26 @@ class TestReporter:
         for line, word in zip(lines, ("\x1b[33m503", "\x1b[31mreset", "\x1b[32mok")):
             assert (word in line) is coloured
         assert any("\x1b" in line for line in lines) is coloured
+
+    def test_what_is_done_to_it_stands_between_the_calls(self, launch):
+        process = launch()
+        control(process, "PUT", "script", {"script": "503*2", "loop": True})
+        post(process)
+        control(process, "POST", "reset")
+        control(process, "POST", "down", {"seconds": 0})
+        control(process, "PUT", "script", {"script": ""})
+        lines = [process.line()[10:].split() for _ in range(6)]
+        assert lines[0] == ["script", "503*2", "in", "a", "loop"]
+        assert lines[1][:2] == ["503", "KKT-001"]
+        assert lines[2:] == [["reset"], ["down", "for", "0.0", "s"], ["up"], ["script", "ok*"]]
+
+    def test_events_may_be_lines_of_json(self, launch):
+        process = launch("--json")
+        send(process, "GET", "/nowhere")
+        control(process, "POST", "reset")
+        unmatched, reset = (json.loads(process.line()) for _ in range(2))
+        assert (unmatched["event"], unmatched["unmatched"]) == ("unmatched", "404 GET /nowhere")
+        assert (reset["event"], sorted(reset)) == ("reset", ["at", "event", "time"])
 
     def test_it_works_without_standard_output(self, launch):
         process = launch(command=["-c", OWN_OUTPUT % "None"])  # as for a service of Windows
@@ -3938,6 +4338,11 @@ class TestReporter:
         assert done.returncode == 2
 
 
+def read_journal(path, after=0):
+    """The lines of a journal, but for the first so many."""
+    return [json.loads(line) for line in path.read_text().splitlines()[after:]]
+
+
 class TestJournal:
     @pytest.fixture
     def path(self, tmp_path):
@@ -3950,7 +4355,7 @@ class TestJournal:
             with contextlib.suppress(http.client.RemoteDisconnected):
                 post(process, {"n": n})
         process.process.kill()
-        records = [json.loads(line) for line in path.read_text().splitlines()]
+        records = [record for record in read_journal(path) if "number" in record]
         assert [record["number"] for record in records] == [1, 2, 3, 4, 5]
         assert [record["reply"] for record in records] == ["503", "close", "ok", "ok", "ok"]
         assert [record["payload"]["n"] for record in records] == [0, 1, 2, 3, 4]
@@ -3960,14 +4365,15 @@ class TestJournal:
         process = launch("--journal", str(path))
         post(process)
         process.end()
-        assert json.loads(path.read_text().splitlines()[-1])["payload"] == HEARTBEAT
+        assert path.read_text().startswith('{"number": 1}\n{"number": 2, "ha\n{"event": "start"')
+        assert read_journal(path, after=2)[1]["payload"] == HEARTBEAT
 
     def test_a_new_run_appends_to_it(self, launch, path):
         path.write_text("before\n")
         process = launch("--journal", str(path))
         post(process)
         process.end()
-        assert len(path.read_text().splitlines()) == 2
+        assert len(read_journal(path, after=1)) == 3  # the start, the call and the stop
         assert path.read_text().startswith("before\n{")
 
     @needs_limits
@@ -3988,7 +4394,19 @@ class TestJournal:
         """
         process = launch("--journal", str(path), command=["-c", code])
         assert post(process).body == b"Too many open files"
-        assert json.loads(path.read_text())["number"] == 1
+        assert read_journal(path)[-1]["number"] == 1
+
+    def test_it_tells_the_whole_story(self, launch, path):
+        process = launch("--journal", str(path), "--script", "503", "--quiet")
+        post(process)
+        send(process, "GET", "/nowhere")
+        control(process, "POST", "down", {"seconds": 0})
+        until(lambda: read_journal(path)[-1].get("event") == "up")
+        post(process)
+        process.end()
+        story = [line.get("event") or line["reply"] for line in read_journal(path)]
+        assert story == ["script", "start", "503", "unmatched", "down", "up", "ok", "stop"]
+        assert all("T" in line["time"] for line in read_journal(path))
 
     @full_disk
     def test_a_full_disk_stops_neither_server_nor_replies(self, launch):
@@ -4002,11 +4420,13 @@ class TestJournal:
     @needs_limits
     def test_a_torn_line_spoils_no_other(self, launch, path):
         code = """if True:
-            import resource, sys, mock_odoo
+            import os, resource, sys, mock_odoo
 
             def make_success(self, payload):
                 limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-                resource.setrlimit(resource.RLIMIT_FSIZE, (payload["room"], limits[1]))
+                journal = sys.argv[sys.argv.index("--journal") + 1]
+                room = os.path.getsize(journal) + payload["room"]
+                resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
                 return {}
 
             mock_odoo.MockOdooServer.make_success = make_success
@@ -4017,8 +4437,9 @@ class TestJournal:
         assert post(process, {"room": 1000000}).status == 200
         code, _, err = process.end()
         assert code == 0
-        torn, whole = path.read_text().splitlines()
-        assert (torn, json.loads(whole)["number"]) == ('{"n', 2)
+        start, torn, *whole = path.read_text().splitlines()
+        assert (json.loads(start)["event"], torn) == ("start", '{"n')
+        assert [json.loads(line).get("number") for line in whole] == [2, None]
         assert "could not be written as a whole" in err
 
 
@@ -4037,37 +4458,45 @@ class Browser:
         import fcntl  # which Windows does not have
 
         low = [*os.pipe(), *os.pipe()]
-        theirs, self.commands, self.events, ours = (fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 10) for number in low)
+        theirs, self.commands, self.events, ours = (
+            fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 10) for number in low)
         for number in low:
             os.close(number)
 
-        def place():  # from where they cannot be 3 or 4 already, which dup2() would leave to be closed
+        def place():  # they cannot be 3 or 4 already, which dup2() would leave to be closed
             os.dup2(theirs, 3)
             os.dup2(ours, 4)
 
         with open(os.path.join(folder, "log"), "wb") as log:
-            self.process = subprocess.Popen(
-                [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-                 "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", f"--user-data-dir={folder}",
-                 "--remote-debugging-pipe", "about:blank"], stdout=log, stderr=log, close_fds=False, preexec_fn=place)  # noqa: PLW1509 - it only places two descriptors
+            self.process = subprocess.Popen(  # noqa: PLW1509 - it only places two descriptors
+                [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+                 "--no-first-run", "--disable-background-networking", "--disable-sync",
+                 "--disable-component-update", "--disable-dev-shm-usage",
+                 f"--user-data-dir={folder}", "--remote-debugging-pipe", "about:blank"],
+                stdout=log, stderr=log, close_fds=False, preexec_fn=place)
         os.close(theirs)
         os.close(ours)
-        self.buffer, self.last, self.session, self.target, self.complaints = b"", 0, None, None, []
+        self.buffer, self.last = b"", 0
+        self.session, self.target, self.complaints = None, None, []
 
     def ask(self, method, **params):
         self.last += 1
-        message = dict({"id": self.last, "method": method, "params": params}, **({"sessionId": self.session} if self.session else {}))
+        message = {"id": self.last, "method": method, "params": params}
+        if self.session:
+            message["sessionId"] = self.session
         os.write(self.commands, json.dumps(message).encode() + b"\0")
         while True:
             while b"\0" not in self.buffer:
-                assert select.select([self.events], [], [], 2 * PATIENCE)[0], "the browser says nothing"
+                ready, _, _ = select.select([self.events], [], [], 2 * PATIENCE)
+                assert ready, "the browser says nothing"
                 more = os.read(self.events, 1 << 20)
                 if not more:
                     raise BrokenPipeError("the browser has gone")
                 self.buffer += more
             text, _, self.buffer = self.buffer.partition(b"\0")
             answer = json.loads(text.decode())
-            if (answer.get("sessionId") == self.session and answer.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown")
+            if (answer.get("sessionId") == self.session
+                    and answer.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown")
                     and b"status of 408" not in text):  # with which a long poll may end
                 self.complaints.append(answer["params"])
             if answer.get("id") == self.last:
@@ -4079,29 +4508,53 @@ class Browser:
         if self.target is not None:
             self.ask("Target.closeTarget", targetId=self.target)
         self.target = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.ask("Target.attachToTarget", targetId=self.target, flatten=True)["sessionId"]
+        session = self.ask("Target.attachToTarget", targetId=self.target, flatten=True)
+        self.session = session["sessionId"]
         self.complaints = []
         for domain in ("Page", "Runtime", "Log"):
             self.ask(domain + ".enable")
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=True)
-        self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self.resize(width)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.ask("Emulation.setEmulatedMedia", features=[scheme])
         self.ask("Page.navigate", url=url)
-        self.until("document.querySelector('#state') !== null && document.readyState === 'complete'")
+        self.until("document.querySelector('#state') && document.readyState === 'complete'")
+
+    def resize(self, width):
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=800,
+                 deviceScaleFactor=1, mobile=True)
 
     def evaluate(self, expression):
-        result = self.ask("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        result = self.ask("Runtime.evaluate", expression=expression,
+                          awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
+    def text(self, name):
+        """What stands in the element of that id."""
+        return self.evaluate(f"at('{name}').textContent")
+
+    def all(self, selector, expression):
+        """The value of an expression for each `e` that the selector finds."""
+        found = f"document.querySelectorAll({json.dumps(selector)})"
+        return self.evaluate(f"[...{found}].map(e => {expression})")
+
     def until(self, condition):
-        """Have the page itself look, in every frame, until the condition holds."""
-        assert self.evaluate("new Promise(done => { const end = Date.now() + 15000; const look = () => { "
-                             f"if ({condition}) done(true); else if (Date.now() > end) done(false); else setTimeout(look, 10); }}; look(); }})"
-                             ), condition + "\n" + str(self.evaluate("document.body.innerText"))
+        """Have the page itself look, every 10 ms, until the condition holds."""
+        assert self.evaluate(
+            "new Promise(done => {"
+            "  const end = Date.now() + 15000;"
+            "  const look = () => {"
+            f"   if ({condition}) done(true);"
+            "    else if (Date.now() > end) done(false);"
+            "    else setTimeout(look, 10);"
+            "  };"
+            "  look();"
+            "})"), f"{condition}\n{self.evaluate('document.body.innerText')}"
 
     def click(self, selector):
-        x, y = self.evaluate(f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView(); "
-                             "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()")
+        (x, y), = self.all(
+            selector, "{ e.scrollIntoView(); const box = e.getBoundingClientRect();"
+                      " return [box.x + box.width / 2, box.y + box.height / 2]; }")
         for kind in ("mousePressed", "mouseReleased"):
             self.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
@@ -4127,17 +4580,15 @@ def browser(tmp_path_factory):
 
 
 class TestPage:
-    @pytest.fixture
-    def steered(self, fresh):
-        return fresh(control=True)
-
     def test_it_stands_alone_under_a_strict_policy(self, steered):
         response = send(steered, "GET", "/_mock/")
         policy = response.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
         text = response.body.decode()
-        assert not re.search(r"(src|href)=\"(?!data:,)|https?://|@import|innerHTML|document\.write|eval\(", text)
+        outside = r"(src|href)=\"(?!data:,)|https?://|@import"
+        unsafe = r"innerHTML|document\.write|eval\("
+        assert not re.search(f"{outside}|{unsafe}", text)
 
     def test_it_shows_state_and_timeline_and_follows_them(self, browser, steered):
         steered.play("503, reset, ok")
@@ -4147,13 +4598,14 @@ class TestPage:
         with pytest.raises(ConnectionResetError):
             post(steered)
         post(steered)
-        browser.until("at('calls').children.length === 3 && at('state').textContent === 'Odoo is up'")
-        rows = browser.evaluate("[...at('calls').children].map(row => [row.className, row.innerText])")
+        browser.until("at('calls').children.length === 3"
+                      " && at('state').textContent === 'Odoo is up'")
+        rows = browser.all("#calls li", "[e.className, e.innerText]")
         assert [kind for kind, _ in rows] == ["accepted", "faulted", "refused"]
         assert [text[0] for _, text in rows] == ["\u25cf", "\u2716", "\u25b2"]
         for word in ("ok", "KKT-001", "buffer 5/200 (2.5%)", "breaker CLOSED"):
             assert word in rows[0][1]
-        assert browser.evaluate("at('counts').textContent") == f"1 of 3 heartbeats accepted at {steered.heartbeat_url}"
+        assert browser.text("counts") == f"1 of 3 heartbeats accepted at {steered.heartbeat_url}"
         assert browser.complaints == []
 
     def test_it_shows_delays_and_what_missed_the_endpoint(self, browser, steered):
@@ -4161,21 +4613,62 @@ class TestPage:
         steered.play("ok@20ms")
         post(steered)
         browser.open(steered.url)
-        browser.until("at('calls').innerText.includes('ok@0.02s')")
-        assert browser.evaluate("at('unmatched').textContent") == "Missed the endpoint: 404 GET /<b>nowhere"
+        browser.until("at('calls').innerText.includes('ok@20ms')")
+        assert browser.text("unmatched") == "Missed the endpoint: 404 GET /<b>nowhere"
         steered.reset()
         for _ in range(2):  # the page waits for the second
             post(steered)
         browser.until("at('unmatched').textContent === ''")
 
+    def test_a_delay_reads_as_in_a_script(self, browser, steered):
+        browser.open(steered.url)
+        for delay in (0, 0.25, 0.5, 1, 1.5, 2.0, 10, 100, 0.001, 0.0005, 1.2345, 0.1 + 0.2, 86400):
+            steered.play([Reply(503, delay=delay)])
+            call = json.dumps({"reply": "503", "delay": delay})
+            assert browser.evaluate(f"label({call})") == steered.script
+
+    def test_a_label_stays_in_one_line(self, browser, steered):
+        steered.play("503@20ms")
+        post(steered)
+        browser.open(steered.url, width=360)
+        browser.until("at('calls').children.length === 1")
+        label = "document.querySelector('#calls .label')"
+        browser.evaluate(f"at('calls').style.width = '1px', {label}.style.minWidth = 0")
+        assert browser.evaluate(f"{label}.textContent") == "\u25b2 503@20ms"
+        assert browser.evaluate(f"{label}.offsetHeight") < 40
+
+    def test_a_row_says_why_a_request_was_refused(self, browser, fresh):
+        strict = fresh(control=True, strict=True)
+        post(strict, {key: HEARTBEAT[key] for key in HEARTBEAT if key != "adapter_id"})
+        send(strict, "POST", PATH, "<b>", JSON)
+        post(strict)
+        browser.open(strict.url)
+        browser.until("at('calls').children.length === 3")
+        problems = browser.all("#calls li", "(e.querySelector('.problem') || {}).textContent")
+        assert problems == [None] + [call.problem for call in reversed(strict.get_calls()[:2])]
+        assert "adapter_id: missing" in problems[2]
+
+    def test_a_row_says_which_call_it_repeats(self, browser, steered):
+        steered.play("reset")
+        with pytest.raises(ConnectionResetError):
+            post(steered)
+        post(steered)
+        browser.open(steered.url)
+        browser.until("at('calls').children.length === 2")
+        new, old = browser.all("#calls li", "e.innerText")
+        assert "repeats #1" in new
+        assert "repeats" not in old
+
     @pytest.mark.parametrize(("button", "script", "loop"), [
-        ("all well", "", False), ("failing 3 times", "503*3", False), ("failing for ever", "503*", False), ("flapping", "ok*2, 503*3", True),
-        ("slow", "ok@6s*", False), ("stalling", "stall*", False), ("resetting", "reset*", False)])
+        ("all well", "", False), ("failing 3 times", "503*3", False),
+        ("failing for ever", "503*", False), ("flapping", "ok*2, 503*3", True),
+        ("slow", "ok@6s*", False), ("stalling", "stall*", False), ("resetting", "reset*", False),
+        ("session expired", "expired*", False)])
     def test_a_click_plays_its_script(self, browser, steered, button, script, loop):
         steered.play("429*7")
         browser.open(steered.url)
         browser.until("at('state').className === 'scripted'")
-        browser.evaluate(f"[...document.querySelectorAll('button')].find(b => b.textContent === {json.dumps(button)}).id = 'wanted'")
+        browser.all("button", f"e.textContent === '{button}' && (e.id = 'wanted')")
         browser.click("#wanted")
         browser.until("!at('state').textContent.includes('429')")
         assert (steered.script, steered.loop) == (script, loop)
@@ -4188,21 +4681,52 @@ class TestPage:
         browser.until("at('calls').children.length === 0")
         assert steered.get_call_count() == 0
         browser.click("#down")
-        browser.until("at('state').className === 'gone'")
+        browser.until("at('state').className === 'down'")
         assert refused(steered)
         steered.up()
         browser.until("at('state').textContent === 'Odoo is up'")
+
+    def test_an_outage_that_was_asked_for_is_no_error(self, browser, steered):
+        post(steered)
+        browser.open(steered.url)
+        browser.until("at('calls').children.length === 1")
+        browser.evaluate(
+            "at('down').dataset.seconds = 2; const line = document.querySelector('p'), told = [];"
+            "new MutationObserver(() => told.push(line.textContent + at('error').textContent))"
+            ".observe(document.body, {childList: true, subtree: true}); 0")
+        browser.click("#down")
+        browser.until("at('state').className === 'down' && document.querySelector('#strip rect')")
+        assert refused(steered)
+        browser.until("at('state').textContent === 'Odoo is up'")
+        assert set(browser.evaluate("told")) - {"Odoo is up"} == {
+            "Odoo is down for another 2 s", "Odoo is down for another 1 s"}
+        post(steered)
+        browser.until("at('calls').children.length === 2")
+
+    def test_what_is_asked_of_a_port_that_is_down_has_no_answer_until_it_is_back(
+            self, browser, steered):
+        browser.open(steered.url)
+        browser.until("at('state').className === 'up'")
+        browser.click("#down")
+        browser.until("at('state').className === 'down'")
+        browser.click("#forget")
+        browser.until("at('error').textContent.startsWith('No answer')")
+        assert browser.evaluate("at('state').className") == "down"
+        steered.up()
+        browser.until("at('state').className === 'up' && at('error').textContent === ''")
 
     def test_the_field_plays_a_script_by_keyboard_and_shows_its_error(self, browser, steered):
         browser.open(steered.url)
         browser.evaluate("at('script').focus()")
         browser.ask("Input.insertText", text="50x")
         for kind in ("keyDown", "keyUp"):
-            browser.ask("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r", windowsVirtualKeyCode=13)
+            browser.ask("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r",
+                        windowsVirtualKeyCode=13)
         browser.until("at('error').textContent.includes(\"step '50x': '50x' is no reply\")")
         browser.evaluate("at('script').value = '503*2, reset', at('loop').checked = true")
         browser.click("#play button")
-        browser.until("at('state').textContent === 'Odoo plays 503*2, reset in a loop' && at('error').textContent === ''")
+        browser.until("at('state').textContent === 'Odoo plays 503*2, reset in a loop'"
+                      " && at('error').textContent === ''")
         assert (steered.script, steered.loop) == ("503*2, reset", True)
 
     def test_it_shows_when_the_fake_is_gone(self, browser, steered):
@@ -4210,10 +4734,13 @@ class TestPage:
         browser.until("at('state').className === 'up'")
         steered.stop()
         browser.until("at('state').className === 'gone'")
+        lost = "No answer: an outage, or the fake was stopped"
+        assert browser.evaluate("document.querySelector('p').textContent") == lost
 
     def test_odd_values_are_shown_and_stop_nothing(self, browser, steered):
         for odd in ({"toString": 1}, [], None, 1e308, True, "", {"__proto__": None}):
-            post(steered, {"adapter_id": odd, "buffer_status": odd, "circuit_breaker": {"state": odd}})
+            breaker = {"state": odd}
+            post(steered, dict(adapter_id=odd, buffer_status=odd, circuit_breaker=breaker))
         post(steered)
         browser.open(steered.url)
         browser.until("at('calls').children.length === 8 && at('state').className === 'up'")
@@ -4233,8 +4760,9 @@ class TestPage:
 
     def test_what_clients_send_is_text_never_markup(self, browser, steered):
         evil = "<img src=x onerror=document.title='owned'>"
-        payload = {"adapter_id": evil, "buffer_status": {"current_queued": evil, "total_capacity": {"a": 1}}, "circuit_breaker": {"state": [evil]}}
-        post(steered, payload)
+        buffer = {"current_queued": evil, "total_capacity": {"a": 1}}
+        breaker = {"state": [evil]}
+        post(steered, dict(adapter_id=evil, buffer_status=buffer, circuit_breaker=breaker))
         send(steered, "POST", PATH, json.dumps([evil]), JSON)
         browser.open(steered.url)
         browser.until("at('calls').children.length === 2")
@@ -4250,14 +4778,161 @@ class TestPage:
         browser.open(steered.url, width=360, dark=dark)
         browser.until("at('calls').children.length === 1")
         assert browser.evaluate("document.documentElement.scrollWidth <= 360")
-        assert browser.evaluate("getComputedStyle(document.body).color") == ("rgb(255, 255, 255)" if dark else "rgb(0, 0, 0)")
+        ink = browser.evaluate("getComputedStyle(document.body).color")
+        assert ink == ("rgb(255, 255, 255)" if dark else "rgb(0, 0, 0)")
 
     def test_every_control_is_reached_by_the_keyboard_and_has_a_name(self, browser, steered):
         browser.open(steered.url)
-        names = browser.evaluate("[...document.querySelectorAll('button, input')].map(e => "
-                                 "e.tabIndex >= 0 && (e.textContent || e.labels[0].textContent).trim())")
-        assert len(names) == 12
+        names = browser.all(
+            "button, input",
+            "e.tabIndex >= 0 && (e.textContent || e.labels[0].textContent).trim()")
+        assert len(names) == 13
         assert all(names)
+
+
+class TestStrip:
+    """The picture above the list: what came when."""
+
+    MARKS = "#strip path:not(.level)"
+
+    @pytest.fixture
+    def steered(self, fresh):
+        return fresh(control=True)
+
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        """Set what time it is for the fake, in seconds after an hour ago."""
+        start = time.time() - 3600
+
+        def tell(seconds):
+            monkeypatch.setattr(time, "time", lambda: start + seconds)
+
+        yield tell
+        monkeypatch.undo()
+
+    def beat(self, server, percent=2.5):
+        buffer = dict(HEARTBEAT["buffer_status"], percent_full=percent)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            post(server, dict(HEARTBEAT, buffer_status=buffer))
+
+    def look(self, browser, selector):
+        """Where the elements are, as (x, y), from the top left of the strip."""
+        return browser.all(
+            selector,
+            "{ const strip = at('strip').getBoundingClientRect(), box = e.getBoundingClientRect();"
+            " return [box.x + box.width / 2 - strip.x, box.y + box.height / 2 - strip.y]; }")
+
+    def open(self, browser, server, width=1000):
+        browser.open(server.url, width=width)
+        count = min(100, server.get_call_count())
+        browser.until(f"document.querySelectorAll('{self.MARKS}').length === {count}")
+        assert browser.complaints == []
+
+    def test_it_has_a_mark_for_each_call_by_its_kind(self, browser, steered):
+        steered.play("503, reset, ok, 429")
+        for _ in range(5):
+            self.beat(steered)
+        self.open(browser, steered)
+        kinds = browser.all(self.MARKS, "e.getAttribute('class')")
+        assert kinds == ["refused", "faulted", "accepted", "refused", "accepted"]
+        shapes = browser.all(self.MARKS, "e.getAttribute('d')")
+        assert len(set(shapes)) == 3
+        assert shapes[0] == shapes[3]
+
+    def test_it_is_told_in_words(self, browser, steered, clock):
+        steered.play("503, reset")
+        for minute in range(5):
+            clock(60 * minute)
+            self.beat(steered)
+        self.open(browser, steered)
+        assert browser.evaluate("at('strip').getAttribute('role')") == "img"
+        assert browser.evaluate("at('strip').getAttribute('aria-label')") == (
+            "5 calls within 4 minutes: 3 accepted, 1 refused, 1 faulted; 0 outages")
+
+    @pytest.mark.parametrize("width", [360, 1000])
+    def test_a_missed_beat_is_a_gap_and_a_storm_a_pile(self, browser, steered, clock, width):
+        for number in [*range(40), *range(41, 60), *[60] * 20, *range(61, 80)]:
+            clock(30 * number)
+            self.beat(steered)
+        self.open(browser, steered, width)
+        marks = self.look(browser, self.MARKS)
+        assert all(0 < x < width - 32 and 0 < y < 90 for x, y in marks)
+        steps = [right[0] - left[0] for left, right in zip(marks, marks[1:])]
+        assert steps[39] == pytest.approx(2 * steps[0], abs=0.1)
+        assert len({y for x, y in marks[:59]}) == 1
+        storm = marks[59:79]
+        assert len({round(x) for x, y in storm}) == 1
+        assert len({y for x, y in storm}) == 20
+
+    @pytest.mark.parametrize("times", [
+        [0], [0, 0.02], [0, 30], [n / 100 for n in range(100)], [30 * n for n in range(100)],
+        [0, 86400 * 400], [30, 0]], ids=[
+        "one call", "two at once", "two beats", "a hundred in a second", "fifty minutes",
+        "more than a year", "a clock that was set back"])
+    @pytest.mark.parametrize("width", [360, 1000])
+    def test_its_axis_can_be_read(self, browser, steered, clock, times, width):
+        for seconds in times:
+            clock(seconds)
+            self.beat(steered)
+        self.open(browser, steered, width)
+        words = browser.all(
+            "#strip text", "{ const box = e.getBoundingClientRect();"
+                           " return [box.left, box.right, e.textContent]; }")
+        assert 1 <= len(words) <= 14
+        assert all(re.fullmatch(r"\d\d:\d\d(:\d\d(\.\d)?)?", word) for _, _, word in words)
+        assert all(here[1] + 4 < there[0] for here, there in zip(words, words[1:]))
+        assert words[0][0] > 0
+        assert words[-1][1] < width
+
+    def test_an_outage_is_a_shaded_span_between_the_calls(self, browser, steered, clock):
+        for seconds, act in ((0, self.beat), (30, self.beat), (45, MockOdooServer.down),
+                             (105, MockOdooServer.up), (120, self.beat)):
+            clock(seconds)
+            act(steered)
+        self.open(browser, steered)
+        (start, _), _, (end, _) = self.look(browser, self.MARKS)
+        (left, width), = browser.all("#strip rect", "[e.x.baseVal.value, e.width.baseVal.value]")
+        assert left - start == pytest.approx((end - start) * 45 / 120, abs=0.5)
+        assert width == pytest.approx((end - start) * 60 / 120, abs=0.5)
+        assert browser.evaluate("at('strip').getAttribute('aria-label')").endswith("; 1 outage")
+
+    def test_it_shows_how_full_the_buffer_is(self, browser, steered):
+        height = "document.querySelector('#strip .level').getBBox().height"
+        self.beat(steered, 25)
+        self.open(browser, steered)
+        quarter = browser.evaluate(height)
+        for percent in (50, -7, "full", None, 1e300):
+            self.beat(steered, percent)
+        browser.until(f"{height} > {quarter}")
+        self.open(browser, steered)
+        assert browser.evaluate(height) == pytest.approx(4 * quarter)
+
+    def test_it_holds_the_newest_hundred(self, browser, steered):
+        self.beat(steered)
+        self.open(browser, steered)
+        steered.play("503*105")
+        for _ in range(105):
+            self.beat(steered)
+        browser.until("document.querySelector('#strip title').textContent.startsWith('#7 503 ')"
+                      " && at('calls').children.length === 100")
+        assert len(self.look(browser, self.MARKS)) == 100
+
+    def test_it_fits_a_window_that_changes(self, browser, steered):
+        self.beat(steered)
+        self.open(browser, steered, 360)
+        for width in (700, 360):
+            browser.resize(width)
+            browser.until("Math.abs(document.querySelector('#strip line:last-of-type')"
+                          f".getBoundingClientRect().width - {width - 32}) < 2")
+
+    def test_without_calls_it_says_so_and_nothing_below_it_moves(self, browser, steered):
+        browser.open(steered.url)
+        browser.until("at('strip').textContent === 'No heartbeat yet'")
+        assert browser.evaluate("at('strip').getAttribute('aria-label')") == "No heartbeat yet"
+        place = browser.evaluate("at('down').getBoundingClientRect().y")
+        self.beat(steered)
+        browser.until("at('strip').querySelector('path')")
+        assert browser.evaluate("at('down').getBoundingClientRect().y") == place
 
 
 # ------------------------------------------------------------------------------------------
@@ -4308,6 +4983,98 @@ class TestAnotherService:
     def test_the_control_api_comes_with_it(self, fresh):
         server = fresh(cls=MockOfdServer, control=True)
         assert control(server, "GET", "state")[1]["service"] == "OFD"
+
+
+    def test_the_command_line_comes_with_it(self, launch):
+        code = """if True:
+            import sys
+            from mock_odoo import MockOdooServer, main
+
+            class MockOfdServer(MockOdooServer):
+                endpoint = "/api/v2/receipt"
+                default_port = 8080
+                service = "OFD"
+
+                def describe_call(self, call):
+                    return f"receipt {call.payload['receipt_id']}"
+
+            raise SystemExit(main(sys.argv[1:], server_class=MockOfdServer))
+        """
+        process = launch(command=["-c", code])
+        assert process.first.startswith("Mock OFD on ")
+        process.endpoint = "/api/v2/receipt"
+        post(process, {"receipt_id": "R-1"})
+        assert process.line()[10:] == "ok        receipt R-1\n"
+        post(process, {})  # where describe_call fails
+        assert process.line()[10:] == "ok        ?\n"
+        assert run_python("-c", code, "--help").stdout.count("default: 8080") == 1
+
+
+class TestVerdict:
+    """What a healthy service says may depend on the heartbeat, and on the whole request."""
+
+    @pytest.fixture
+    def picky(self, fresh):
+        seen = set()
+
+        def make_success(self, payload):
+            if payload["n"] in seen:
+                return Reply(409, {"error": "a duplicate"}, {"X-Seen": "yes"})
+            seen.add(payload["n"])
+            return Reply(201, {"n": payload["n"]}) if payload["n"] > 1 else {"n": payload["n"]}
+
+        return fresh(cls=variant(make_success=make_success))
+
+    def test_a_success_may_be_a_reply_of_any_kind(self, picky):
+        answers = [post(picky, {"n": n}) for n in (1, 1, 2)]
+        assert [answer.status for answer in answers] == [200, 409, 201]
+        assert answers[1].json() == {"error": "a duplicate"}
+        assert answers[1].headers["X-Seen"] == "yes"
+        assert answers[2].json() == {"n": 2}
+
+    def test_the_call_is_recorded_with_it(self, picky):
+        for n in (1, 1, 2):
+            post(picky, {"n": n})
+        calls = [(call.reply, call.accepted) for call in picky.get_calls()]
+        assert calls == [("ok", True), ("409", False), ("201", True)]
+        assert picky.get_received_heartbeats() == [{"n": 1}, {"n": 2}]
+
+    def test_the_script_decides_first(self, picky):
+        picky.play("503, ok@1ms, 202, truncate")
+        assert [post(picky, {"n": n}).status for n in (1, 2, 3)] == [503, 201, 202]
+        with pytest.raises(http.client.IncompleteRead):
+            post(picky, {"n": 4})
+        assert [call.reply for call in picky.get_calls()] == ["503", "201", "202", "truncate"]
+        assert picky.get_calls()[1].delay == 0.001
+
+    def test_it_may_see_the_whole_request(self, fresh):
+        def verdict(self, request):
+            if request.headers["authorization"] != "Bearer secret":
+                return Reply(401, {"error": "no valid token"})
+            if request.payload["adapter_id"] == "KKT-002":
+                return Reply(503)
+            assert (request.method, request.path, request.query) == ("POST", PATH, "shop=7")
+            assert (request.client[0], request.body) == ("127.0.0.1", BODY)
+            return MockOdooServer.verdict(self, request)
+
+        server = fresh(cls=variant(verdict=verdict))
+        assert post(server).status == 401
+        given = {**JSON, "Authorization": "Bearer secret"}
+        assert send(server, "POST", PATH + "?shop=7", BODY, given).json() == SUCCESS
+        other = json.dumps({"adapter_id": "KKT-002"})
+        assert send(server, "POST", PATH, other, given).json() == FAILURE
+        assert [call.reply for call in server.get_calls()] == ["401", "ok", "503"]
+
+    def test_what_is_no_reply_is_a_bug(self, fresh, caplog):
+        server = fresh(cls=variant(verdict=lambda self, request: {"status": "ok"}))
+        assert post(server).status == 500
+        assert "verdict must return a Reply, not {'status': 'ok'}" in caplog.text
+
+    def test_the_same_reply_may_be_returned_to_all(self, fresh):
+        busy = Reply(429, {"error": "busy"})
+        server = fresh(cls=variant(make_success=lambda self, payload: busy))
+        threads = [in_background(post, server) for _ in range(10)]
+        assert {thread.result().status for thread in threads} == {429}
 
 
 class HeartbeatClient:
