@@ -71,7 +71,7 @@ MAX_IDLE_WORKERS = 32  # so many threads may wait for the next connection
 
 
 # ------------------------------------------------------------------------------------------
-# Clients
+# Clients: the ways to post, to send raw bytes, and to read what comes
 # ------------------------------------------------------------------------------------------
 
 FAILED = (OSError, http.client.HTTPException)  # what http.client raises where no response comes
@@ -142,7 +142,11 @@ def open_url(url, data=None, **kwargs):
 def connect(server, data=b"", timeout=PATIENCE):
     """Open a connection, and send the data on it."""
     connection = socket.create_connection(("127.0.0.1", server.port), timeout)
-    connection.sendall(data)
+    try:
+        connection.sendall(data)
+    except OSError:
+        connection.close()
+        raise
     return connection
 
 
@@ -223,7 +227,7 @@ def only(data):
 
 
 # ------------------------------------------------------------------------------------------
-# What many tests need
+# Helpers: what many tests need, and what this system can do
 # ------------------------------------------------------------------------------------------
 
 
@@ -1111,7 +1115,7 @@ class TestReply:
             "fault must be one of reset, close, truncate, garbage, stall, drip, not 'rst'",
         ),
     }))
-    def test_what_cannot_be_sent_is_refused_at_once(self, fields, error, complaint):
+    def test_a_reply_that_cannot_be_sent_is_refused_at_once(self, fields, error, complaint):
         with pytest.raises(error, match=re.escape(complaint)):
             Reply(**fields)
 
@@ -1429,7 +1433,7 @@ class TestOnCall:
         assert refused(server)
 
     @stop_and_down
-    def test_that_client_is_answered_among_many_too(self, fresh, end):
+    def test_the_client_of_a_call_that_ends_the_server_is_answered_among_many(self, fresh, end):
         def race():
             server = fresh(on_call=lambda call: call.payload.get("last") and end(server))
             barrier = threading.Barrier(4)
@@ -2254,7 +2258,8 @@ class TestLettingGo:
         assert odoo.get_call_count() == 0
 
     @pytest.mark.parametrize("script", SLOW)
-    def test_a_client_that_closes_its_half_ends_it(self, odoo, script):
+    def test_a_client_that_closes_its_half_ends_it(self, odoo, monkeypatch, script):
+        monkeypatch.setattr(mock_odoo, DRIP_INTERVAL, 60.0)
         odoo.play(script)
         with connect(odoo, KEPT) as connection:
             odoo.wait_for_calls(1)
@@ -2263,7 +2268,8 @@ class TestLettingGo:
 
     @on_linux
     @pytest.mark.parametrize("script", SLOW)
-    def test_a_client_that_leaves_ends_it(self, fresh, script):
+    def test_a_client_that_leaves_ends_it(self, fresh, monkeypatch, script):
+        monkeypatch.setattr(mock_odoo, DRIP_INTERVAL, 60.0)
         server = fresh()
         server.play(script)
         before = descriptors()
@@ -2589,7 +2595,7 @@ class TestForked:
         assert os.waitpid(child, 0) == (child, 0)
         assert post(server).status == 200
 
-    def test_a_child_of_an_outage_does_not_hold_the_port(self, fresh, fork):
+    def test_a_child_forked_during_an_outage_does_not_hold_the_port(self, fresh, fork):
         server = fresh()
         server.down()
         fork()
@@ -3076,7 +3082,7 @@ class TestTLS:
         "truncate": ("truncate", (http.client.IncompleteRead, ssl.SSLError)),
         "garbage": ("garbage", http.client.BadStatusLine),
     }))
-    def test_a_fault_is_as_real(self, secure, trusting, accepts, fault, errors):
+    def test_a_fault_is_as_real_as_without_tls(self, secure, trusting, accepts, fault, errors):
         secure.play(fault)
         with pytest.raises(errors):
             post(secure, context=trusting)
@@ -3135,7 +3141,11 @@ class TestLoad:
         needs_descriptors(2100)
         server = fresh()
         with contextlib.ExitStack() as stack:
-            clients = [stack.enter_context(connect(server)) for _ in range(1000)]
+            clients = [stack.enter_context(socket.socket()) for _ in range(1000)]
+            for client in clients:
+                client.settimeout(PATIENCE)
+            for client in clients:
+                client.connect(("127.0.0.1", server.port))
             for client in clients:
                 client.sendall(request_bytes())
             assert [only(read_all(client)).status for client in clients] == [200] * 1000
@@ -3235,7 +3245,7 @@ class TestControl:
         (call,) = control(steered, "GET", "calls")[1]["calls"]
         assert call["headers"]["X-Part"] == "1, 2"
 
-    def test_calls_may_be_those_since_a_number(self, steered):
+    def test_calls_since_a_number_can_be_asked_for(self, steered):
         for n in range(3):
             post(steered, {"n": n})
         calls = control(steered, "GET", "calls?since=1")[1]["calls"]
@@ -4022,7 +4032,7 @@ class TestJournal:
 
 
 # ------------------------------------------------------------------------------------------
-# The page, in a real browser
+# Page: what a real browser shows of the fake, and what it can do with it
 # ------------------------------------------------------------------------------------------
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
