@@ -3986,7 +3986,9 @@ class TestJournal:
 
             def make_success(self, payload):
                 limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-                resource.setrlimit(resource.RLIMIT_NOFILE, (1, limits[1]))
+                free = os.open(os.devnull, os.O_RDONLY)  # the lowest number, and from now on none
+                os.close(free)
+                resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
                 try:
                     open(os.devnull)
                 except OSError as error:
