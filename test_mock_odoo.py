@@ -143,7 +143,8 @@ def connect(server, data=b"", timeout=PATIENCE):
     """Open a connection, and send the data on it."""
     connection = socket.create_connection(("127.0.0.1", server.port), timeout)
     try:
-        connection.sendall(data)
+        if data:  # to send nothing might raise for a connection that is closed already
+            connection.sendall(data)
     except OSError:
         connection.close()
         raise
@@ -3030,14 +3031,15 @@ class TestInterrupted:
     def test_a_stop_in_a_signal_handler_works_or_tells_the_safe_way(
         self, new_threads, monkeypatch, on_alarm, name
     ):
-        monkeypatch.setattr(mock_odoo, STOP_PATIENCE, 0.2)
         complaints, done = [], []
 
         def stop(*args):
-            try:
-                server.stop()
-            except RuntimeError as error:
-                complaints.append(str(error))
+            with monkeypatch.context() as patch:
+                patch.setattr(mock_odoo, STOP_PATIENCE, 0.2)
+                try:
+                    server.stop()
+                except RuntimeError as error:
+                    complaints.append(str(error))
             done.append(True)
 
         on_alarm(stop)
@@ -3128,7 +3130,7 @@ class TestStop:
         assert server.get_call_count() == 1
 
     def test_it_tells_of_a_function_that_hangs(self, fresh, monkeypatch):
-        monkeypatch.setattr(mock_odoo, STOP_PATIENCE, 0.05)
+        monkeypatch.setattr(mock_odoo, STOP_PATIENCE, 0.4)
         entered, leave = threading.Event(), threading.Event()
         server = fresh(on_call=lambda call: (entered.set(), leave.wait(PATIENCE)))
         client = in_background(post, server)
@@ -4049,7 +4051,8 @@ class TestCommandLine:
     def test_a_start_that_fails_leaves_no_thread(self, odoo, new_threads, capsys):
         with pytest.raises(SystemExit) as caught:
             mock_odoo.main(["--port", str(odoo.port)])
-        assert (caught.value.code, new_threads()) == (2, [])
+        assert caught.value.code == 2
+        until(lambda: new_threads() == [])  # one may be about to end
         assert "cannot listen" in capsys.readouterr().err
 
     def test_main_runs_outside_the_main_thread_too(self, launch):
