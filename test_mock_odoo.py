@@ -924,7 +924,10 @@ class TestScript:
         "600": ("503, 600", "'600'", "200 to 599"),
         "199": ("199", "'199'", "is no reply"),
         "letter O": (
-            "5O3", "'5O3'", "ok, html, login, expired, reset, close, truncate, garbage, stall, drip"),
+            "5O3",
+            "'5O3'",
+            "ok, html, login, expired, reset, close, truncate, garbage, stall, drip",
+        ),
         "Arabic digits": ("٥٠٣", "'٥٠٣'", "is no reply"),
         "unknown word": ("rst*2", "'rst*2'", "'rst' is no reply"),
         "delay without unit": ("ok@6", "'ok@6'", "'6' is no delay"),
@@ -976,7 +979,8 @@ class TestScript:
             odoo.play(word)
 
     def test_the_docstring_of_play_tells_every_reply(self):
-        for word in ("ok", "503 ...", *mock_odoo.FAULTS, "html", "login", "expired"):
+        faults = ("reset", "close", "truncate", "garbage", "stall", "drip")
+        for word in ("ok", "503 ...", *faults, "html", "login", "expired"):
             assert f"`{word}`" in MockOdooServer.play.__doc__
 
 
@@ -1438,7 +1442,12 @@ class TestWaitingForTheOneThatFits:
 
     def test_each_is_looked_at_once(self, odoo):
         seen = []
-        waiting = in_background(odoo.wait_for_calls, 5, PATIENCE, lambda call: seen.append(call.number) or True)
+
+        def where(call):
+            seen.append(call.number)
+            return True
+
+        waiting = in_background(odoo.wait_for_calls, 5, PATIENCE, where)
         for _ in range(5):
             post(odoo)
         assert len(waiting.result()) == 5
@@ -1488,7 +1497,8 @@ class TestWaitingForTheOneThatFits:
 
 class TestWaitingInVain:
     def test_a_server_that_does_not_run_is_named_as_the_cause(self):
-        with pytest.raises(TimeoutError, match=r"^the server is not running: call start\(\); 0 of 1"):
+        complaint = r"^the server is not running: call start\(\); 0 of 1"
+        with pytest.raises(TimeoutError, match=complaint):
             MockOdooServer(port=0).wait_for_calls(1, timeout=0)
 
     def test_an_event_loop_in_this_thread_is_named_as_the_cause(self, odoo):
@@ -2531,7 +2541,8 @@ class TestFaults:
         answer = response.json()
         assert (response.status, response.headers["Content-Type"]) == (200, "application/json")
         assert (answer["jsonrpc"], answer["id"]) == ("2.0", None)
-        assert (answer["error"]["code"], answer["error"]["message"]) == (100, "Odoo Session Expired")
+        assert answer["error"]["code"] == 100
+        assert answer["error"]["message"] == "Odoo Session Expired"
         assert answer["error"]["data"]["name"] == "odoo.http.SessionExpiredException"
         assert [(call.reply, call.accepted) for call in odoo.get_calls()] == [("expired", False)]
         assert odoo.get_received_heartbeats() == []
@@ -4482,12 +4493,12 @@ class Browser:
             os.dup2(ours, 4)
 
         with open(os.path.join(folder, "log"), "wb") as log:
-            self.process = subprocess.Popen(  # noqa: PLW1509 - it only places two descriptors
+            self.process = subprocess.Popen(
                 [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
                  "--no-first-run", "--disable-background-networking", "--disable-sync",
                  "--disable-component-update", "--disable-dev-shm-usage",
                  f"--user-data-dir={folder}", "--remote-debugging-pipe", "about:blank"],
-                stdout=log, stderr=log, close_fds=False, preexec_fn=place)
+                stdout=log, stderr=log, close_fds=False, preexec_fn=place)  # noqa: PLW1509
         os.close(theirs)
         os.close(ours)
         self.buffer, self.last = b"", 0
@@ -4761,7 +4772,7 @@ class TestPage:
     def test_odd_values_are_shown_and_stop_nothing(self, browser, steered):
         for odd in ({"toString": 1}, [], None, 1e308, True, "", {"__proto__": None}):
             breaker = {"state": odd}
-            post(steered, dict(adapter_id=odd, buffer_status=odd, circuit_breaker=breaker))
+            post(steered, {"adapter_id": odd, "buffer_status": odd, "circuit_breaker": breaker})
         post(steered)
         browser.open(steered.url)
         browser.until("at('calls').children.length === 8 && at('state').className === 'up'")
@@ -4783,7 +4794,8 @@ class TestPage:
         evil = "<img src=x onerror=document.title='owned'>"
         buffer = {"current_queued": evil, "total_capacity": {"a": 1}}
         breaker = {"state": [evil]}
-        post(steered, dict(adapter_id=evil, buffer_status=buffer, circuit_breaker=breaker))
+        payload = {"adapter_id": evil, "buffer_status": buffer, "circuit_breaker": breaker}
+        post(steered, payload)
         send(steered, "POST", PATH, json.dumps([evil]), JSON)
         browser.open(steered.url)
         browser.until("at('calls').children.length === 2")
@@ -4874,7 +4886,7 @@ class TestStrip:
         self.open(browser, steered, width)
         marks = self.look(browser, self.MARKS)
         assert all(0 < x < width - 32 and 0 < y < 90 for x, y in marks)
-        steps = [right[0] - left[0] for left, right in zip(marks, marks[1:])]
+        steps = [right[0] - left[0] for left, right in zip(marks, marks[1:])]  # noqa: RUF007
         assert steps[39] == pytest.approx(2 * steps[0], abs=0.1)
         assert len({y for x, y in marks[:59]}) == 1
         storm = marks[59:79]
@@ -4902,7 +4914,8 @@ class TestStrip:
                                " return [box.left, box.right, e.textContent]; }")
             assert 1 <= len(words) <= 14, times
             assert all(re.fullmatch(r"\d\d:\d\d(:\d\d(\.\d)?)?", word) for _, _, word in words)
-            assert all(here[1] + 4 < there[0] for here, there in zip(words, words[1:])), times
+            gaps = [there[0] - here[1] for here, there in zip(words, words[1:])]  # noqa: RUF007
+            assert all(gap > 4 for gap in gaps), times
             assert words[0][0] > 0
             assert words[-1][1] < width
 
