@@ -1,4 +1,4 @@
-"""The fixture to copy beside mock_odoo.py: one fake for the whole session, reset before every test."""
+"""The fixture to copy beside mock_odoo.py: one fake for the session, reset before every test."""
 
 from __future__ import annotations
 

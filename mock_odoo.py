@@ -15,7 +15,8 @@ This file needs nothing but Python 3.7 or later. Copy it beside your tests, or r
 `python -m mock_odoo --help`. It imitates what a heartbeat client can observe of Odoo, not Odoo:
 there is no database, no session and no JSON-RPC behind it. Keep it off the open network.
 
-A map of the file. Each part uses only the parts above it, or is handed the server by name.
+A map of the file. A part uses only the parts above it, or the server that it is handed. (The
+page is long, so it stands last.)
 
     Ground floor     checks, logging, JSON, and an alarm that wakes threads
     Replies          what a heartbeat can be answered, and the script of it
@@ -35,7 +36,6 @@ from __future__ import annotations
 
 import _thread
 import collections
-import copy
 import datetime
 import email.utils
 import errno
@@ -74,9 +74,10 @@ __all__ = ["Call", "MockOdooServer", "Reply", "main"]
 # Ground floor: helpers for every part. They know nothing of heartbeats.
 # ------------------------------------------------------------------------------------------
 
-#: The longest delay, outage or wait to ask for. `stall` and `down()` have no end.
+#: The longest time that anybody may ask for. `stall` and `down()` last until something ends them.
 MAX_SECONDS = 86400
 FOREVER = float("inf")
+PATIENCE = 5.0  # seconds that stop() gives the threads to end
 
 
 def check_whole(name: str, value: int, low: int, high: float = FOREVER) -> int:
@@ -112,9 +113,73 @@ def check_callable(name: str, value: object) -> None:
         raise TypeError(f"{name} must be callable, not {value!r:.80}")
 
 
+def check_host(host: str) -> str:
+    if not isinstance(host, str):
+        raise TypeError(f"host must be text such as '127.0.0.1', not {host!r:.80}")
+    if not host:
+        raise ValueError("host must not be empty; '0.0.0.0' listens on every address")
+    return host
+
+
+def check_context(context: ssl.SSLContext | None) -> ssl.SSLContext | None:
+    """Refuse a context that could serve nobody."""
+    if context is None:
+        return None
+    if not hasattr(context, "wrap_bio"):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {context!r:.80}")
+    if context.check_hostname:
+        raise ValueError(
+            "ssl_context must be a server's, like ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)"
+        )
+    if not can_serve(context):
+        raise ValueError("ssl_context has no certificate; call its load_cert_chain() first")
+    return context
+
+
+def can_serve(context: ssl.SSLContext) -> bool:
+    """True if it has a certificate. Only a handshake tells, here one in memory."""
+    import ssl
+
+    hello, answer = ssl.MemoryBIO(), ssl.MemoryBIO()
+    anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
+    client = anyone.wrap_bio(answer, hello)
+    server = context.wrap_bio(hello, answer, server_side=True)
+    try:
+        client.do_handshake()
+    except ssl.SSLWantReadError:  # as ever: it waits for the answer
+        pass
+    try:
+        server.do_handshake()
+    except ssl.SSLWantReadError:
+        return True
+    except ssl.SSLError as error:
+        return error.reason != "NO_SHARED_CIPHER"
+    return True
+
+
 def printable(text: str) -> str:
     """Replace control characters: they could drive a terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def shown(payload: Any, *path: str) -> str:
+    """A value in a heartbeat, fit for a terminal: short, and without control characters."""
+    for name in path:
+        payload = payload.get(name) if isinstance(payload, dict) else None
+    if isinstance(payload, float):
+        return f"{payload:.1f}"[:32]
+    text = str(payload) if isinstance(payload, (str, int)) else "?"
+    return printable(text[:32])
+
+
+def in_event_loop() -> bool:
+    """Does an event loop of asyncio run in this thread?"""
+    asyncio = sys.modules.get("asyncio")
+    try:
+        return asyncio is not None and asyncio.get_running_loop() is not None
+    except RuntimeError:
+        return False
 
 
 def iso_time(seconds: float) -> str:
@@ -141,7 +206,7 @@ def call_user(name: str, function: Callable[[Any], object], news: object) -> Non
 
 # -- JSON
 
-MAX_DEPTH = 200  # levels, which every Python can read, and write again
+MAX_DEPTH = 200  # levels; deeper JSON exhausts the recursion of some Pythons
 MAX_DIGITS = 4300  # of a whole number: int() takes no more from 3.11 on, and is slow before
 
 
@@ -192,7 +257,7 @@ def parse_json(body: bytes) -> Any:
         )
     if text.count("[") + text.count("{") > MAX_DEPTH and depth(text) > MAX_DEPTH:
         raise ValueError(f"the body is nested deeper than {MAX_DEPTH} levels")
-    is_long = len(text) > MAX_DIGITS  # only such a text can have such a number
+    is_long = len(text) > MAX_DIGITS  # then the slow decoder must count the digits
     try:
         return (CAREFUL_DECODER if is_long else DECODER).decode(text)
     except ValueError as error:
@@ -219,10 +284,11 @@ HUNG_UP = getattr(select, "POLLRDHUP", READABLE)
 
 
 class Alarm:
-    """Ends the waits of other threads: those of now, and all that begin later.
+    """Once rung, it ends every wait of other threads, present and future.
 
-    Such a wait is for a socket too, so an alarm is a pair of sockets (the self-pipe trick; Windows
-    can select nothing else). They exist while a thread holds the alarm: `with alarm: alarm.wait()`.
+    These threads wait for a socket too, so an alarm is a pair of sockets (the self-pipe trick;
+    Windows can select nothing else). The pair exists while a thread holds the alarm:
+    `with alarm: alarm.wait()`.
     """
 
     def __init__(self) -> None:
@@ -294,6 +360,9 @@ FAULTS = {
 }
 
 
+WHOLE = (None, "drip")  # with these, the client gets the whole reply
+
+
 class Reply:
     """One answer to a heartbeat, for `MockOdooServer.play`.
 
@@ -302,7 +371,7 @@ class Reply:
                says: the success reply for 2xx, `{"error": ...}` for 4xx and 5xx, nothing for 3xx
     `headers`  beside the usual ones, or in place of them
     `delay`    seconds before the first byte
-    `fault`    one of "reset", "close", "truncate", "garbage", "stall", "drip"
+    `fault`    a way to spoil it: "reset", "stall" or another word of `FAULTS`
     `accepts`  True where this reply means that the heartbeat was received, False where not.
                None follows the rule: a 2xx reply that is sent whole accepts (RFC 9110,
                section 15.3), unless its body was given as text or bytes
@@ -313,7 +382,7 @@ class Reply:
     """
 
     problem: str | None = None  # what was wrong with the request, where that is the reason
-    released: Alarm | None = None  # ends the delay of this one reply
+    alarm: Alarm | None = None  # ends the delay of this one reply
 
     def __init__(
         self,
@@ -337,16 +406,15 @@ class Reply:
             raise ValueError(f"fault must be one of {', '.join(FAULTS)}, not {fault!r:.80}")
         self.fault = fault
         self.is_json = not isinstance(body, (str, bytes))
-        by_rule = status < 300 and fault in (None, "drip") and self.is_json
+        by_rule = status < 300 and fault in WHOLE and self.is_json
         self.accepts = by_rule if accepts is None else check_flag("accepts", accepts)
-        #: In a script, or the nearest to it.
+        #: The word for this reply in a script, or the nearest word.
         self.word = fault or ("ok" if status == 200 and self.accepts else str(status))
 
-    def saying(self, body: bytes | None) -> Reply:
-        """A copy with another body."""
+    def but(self, **changes: object) -> Reply:
+        """A copy with other attributes."""
         reply = Reply.__new__(Reply)
-        reply.__dict__.update(self.__dict__)
-        reply.body = body
+        reply.__dict__.update(self.__dict__, **changes)
         return reply
 
     def __str__(self) -> str:
@@ -510,9 +578,7 @@ def read_step(text: str) -> Step:
 
 def read_reply(word: str) -> Reply:
     if word in NAMED:
-        reply = copy.copy(NAMED[word])
-        reply.word = word
-        return reply
+        return NAMED[word].but(word=word)
     if re.fullmatch("[2-5][0-9][0-9]", word):
         return Reply(int(word))
     hint = f" ({HINTS[word]})" if word in HINTS else ""
@@ -544,29 +610,28 @@ def read_count(text: str) -> int:
 def settle(scripted: Reply, verdict: Reply) -> Reply:
     """What is sent: the script's reply or, where that accepts, what a healthy service says.
 
-    A scripted reply without a body of its own takes its words from the verdict.
+    A scripted reply without a body of its own says what the service says.
     """
     if scripted.accepts and not verdict.accepts:
         return verdict
     if scripted.body is not None or scripted.status >= 300:
         return scripted
-    said = verdict if verdict.accepts else OK.saying(b"{}")
-    if scripted.word == "ok" and not scripted.delay and not scripted.headers:
-        return said
-    reply = said.saying(said.body)
-    if scripted.word != "ok":  # a bare ok says nothing itself
-        reply.word, reply.fault, reply.accepts = scripted.word, scripted.fault, scripted.accepts
-        if scripted.status != 200:
-            reply.status = scripted.status
+    if scripted is OK:  # as nearly always: the script has run out
+        return verdict
+    said = verdict if verdict.accepts else OK.but(body=b"{}")
+    kept: dict[str, Any] = {"delay": scripted.delay or said.delay}
+    if scripted.word != "ok":  # an ok leaves all but the delay and the headers to the service
+        kept.update(word=scripted.word, fault=scripted.fault, accepts=scripted.accepts)
+    if scripted.status != 200:
+        kept["status"] = scripted.status
     if scripted.headers:
-        reply.headers = {**said.headers, **scripted.headers}
-    reply.delay = scripted.delay or said.delay
-    return reply
+        kept["headers"] = {**said.headers, **scripted.headers}
+    return said.but(**kept)
 
 
 # ------------------------------------------------------------------------------------------
 # Memory: the script that plays, the calls that came, and those who wait for them.
-# It knows replies, and of a request only where it came from; it knows no socket.
+# It knows replies; of a request it reads the client, the head and the body. It knows no socket.
 # ------------------------------------------------------------------------------------------
 
 
@@ -584,8 +649,8 @@ class Call:
 
     `number`       1 for the first call since the last reset
     `received_at`  seconds since the epoch, a float
-    `reply`        the script's word for it ("ok", "503", "reset"), or the status as text where
-                   the request itself was refused ("400")
+    `reply`        the script's word for it ("ok", "503", "reset"). Where the service decided
+                   instead, the status as text ("400", "409")
     `delay`        seconds that the reply was to wait
     `problem`      what was wrong with the request, where that is why it was refused; else None
     `accepted`     True where the reply is a full success, whether or not the client stays for it
@@ -593,6 +658,8 @@ class Call:
                    clients may send such a request again by themselves; else None
     `client`       (host, port)
     `body`         the bytes that came; b"" where the request was refused unread
+    `payload`      the body as JSON
+    `headers`      a mapping that ignores case
     """
 
     __slots__ = (  # noqa: RUF023 - the public ones in the order of the journal
@@ -656,9 +723,9 @@ MAX_EVENTS = 100
 MAX_SPOILT = 20  # calls whose body may come again
 
 
-def with_time(event: Event) -> Event:
-    """A copy of an event that a person can read, too."""
-    return {"event": event["event"], "at": event["at"], "time": iso_time(event["at"]), **event}
+def make_event(name: str, **fields: object) -> Event:
+    now = time.time()
+    return {"event": name, "at": now, "time": iso_time(now), **fields}
 
 
 class Scenario:
@@ -678,7 +745,7 @@ class Scenario:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._script = Script()
-        self._released = Alarm()  # ends the delays of now; a reset replaces it
+        self._alarm = Alarm()  # ends the delays of now; a reset replaces it
         self._resets = 0
         self._calls: collections.deque[Call] = collections.deque(maxlen=max_calls)
         self._counts = {"calls": 0, "heartbeats": 0}  # also those that max_calls dropped
@@ -688,11 +755,12 @@ class Scenario:
         self._on_call = on_call
         self._on_event = on_event
         self._on_unmatched = on_unmatched
+        self._has_listeners = any((on_call, on_event, on_unmatched))
         self._unreported: collections.deque[tuple[str, Any, Any, threading.Thread]]
         self._unreported = collections.deque()
         self._reporting = threading.Lock()
-        #: The thread that calls the user's function, and the thread whose news that is.
-        self.reporter: tuple[threading.Thread, threading.Thread] | None = None
+        #: The thread that is inside a user's function, and the thread whose news that is told.
+        self._teller: tuple[threading.Thread, threading.Thread] | None = None
 
     # -- The script
 
@@ -712,7 +780,7 @@ class Scenario:
         self._script = script
         self._note("script", script=str(script), loop=script.loop)
 
-    def script(self) -> tuple[str, bool]:
+    def script_state(self) -> tuple[str, bool]:
         """What is left of the script, and whether it loops."""
         with self._lock:
             return str(self._script), self._script.loop
@@ -720,9 +788,7 @@ class Scenario:
     def take(self, request: Request, verdict: Reply) -> Reply:
         """Record a call, and return the reply to it. The script decides, or the verdict."""
         with self._lock:
-            settled = settle(self._script.next_reply(), verdict)
-            reply = settled.saying(settled.body)
-            reply.released = self._released
+            reply = settle(self._script.next_reply(), verdict).but(alarm=self._alarm)
             self._record(reply, request)
             self._changed.notify_all()
         self._report(FOREVER)
@@ -735,14 +801,14 @@ class Scenario:
         self._counts["heartbeats"] += reply.accepts
         call = Call(self._counts["calls"], reply, request, self._find_spoilt(request.body))
         self._calls.append(call)
-        if reply.fault not in (None, "drip"):
+        if reply.fault not in WHOLE:
             self._spoilt.append(call)
         self._queue("on_call", self._on_call, call)
 
     def _find_spoilt(self, body: bytes) -> int | None:
         for call in self._spoilt:
             if call.body == body:
-                self._spoilt.remove(call)  # it was answered again; the next is another heartbeat
+                self._spoilt.remove(call)  # one repeat for each spoilt answer
                 return call.number
         return None
 
@@ -769,42 +835,51 @@ class Scenario:
 
     # -- What else happened
 
-    def note(self, event: str, **fields: object) -> None:
-        """Remember what was done to the fake."""
-        with self._lock:
-            self._note(event, **fields)
-        self._report()
+    def note(self, name: str, apart: bool = False, **fields: object) -> None:
+        """Remember what was done to the fake.
 
-    def note_apart(self, event: str, **fields: object) -> None:
-        """The same from a thread that must not run the user's functions."""
+        With `apart`, another thread calls the user's function. It could block the caller's.
+        """
         with self._lock:
-            self._note(event, **fields)
-        if self._unreported:
-            _thread.start_new_thread(self._report, ())
+            self._note(name, **fields)
+        if not apart:
+            self._report()
+        elif self._unreported:
+            try:
+                _thread.start_new_thread(self._report, ())
+            except RuntimeError:  # out of threads: whoever reports next does it
+                pass
 
     def finish_reports(self) -> None:
-        """Wait for the user's functions, but not for one that hangs, or that we are in."""
-        if self.reporter is None or self.reporter[0] is not threading.current_thread():
+        """Wait for the user's functions, for 5 s at the most, and not at all inside one of them."""
+        if not self.is_reporting():
             self._report(PATIENCE)
 
+    def is_reporting(self) -> bool:
+        """Is the caller inside one of the user's functions?"""
+        return self._teller is not None and self._teller[0] is threading.current_thread()
+
+    def origin(self) -> threading.Thread:
+        """The thread whose news a user's function is told; outside of these, the caller."""
+        thread, teller = threading.current_thread(), self._teller
+        return teller[1] if teller is not None and teller[0] is thread else thread
+
     def _note(self, name: str, **fields: object) -> None:
-        event = {"event": name, "at": time.time(), **fields}
+        event = make_event(name, **fields)
         self._events.append(event)
-        self._queue("on_event", self._on_event, event)
+        self._queue("on_event", self._on_event, dict(event))
 
     def note_unmatched(self, what: str) -> None:
         """Remember what came that is no call."""
         with self._lock:
             self._unmatched.append(what)
-            event = {"event": "unmatched", "at": time.time(), "unmatched": what}
-            self._queue("on_event", self._on_event, event)
+            self._queue("on_event", self._on_event, make_event("unmatched", unmatched=what))
             self._queue("on_unmatched", self._on_unmatched, what)
         self._report(FOREVER)
 
     def events(self) -> list[Event]:
         with self._lock:
-            events = list(self._events)
-        return [with_time(event) for event in events]
+            return [dict(event) for event in self._events]
 
     def unmatched(self) -> list[str]:
         with self._lock:
@@ -815,18 +890,23 @@ class Scenario:
             self._unreported.append((name, function, news, threading.current_thread()))
 
     def _report(self, patience: float = 0.0) -> None:
-        """Call the user's functions. One thread does it for all; others wait for so many seconds.
+        """Call the user's functions. One thread calls them for all.
 
-        Only who has a client to answer waits for ever, so that no method hangs with on_call.
+        The others wait up to `patience` seconds. Only workers wait without limit, since their
+        clients must not be answered first; so no other method hangs where on_call hangs.
         """
-        while self._unreported and self._reporting.acquire(timeout=min(patience, MAX_SECONDS)):
+        must_wait = patience == FOREVER and self._has_listeners  # another thread may be at our news
+        while (must_wait or self._unreported) and self._reporting.acquire(
+            timeout=min(patience, MAX_SECONDS)
+        ):
+            must_wait = False
             try:
                 while self._unreported:
                     name, function, news, thread = self._unreported.popleft()
-                    self.reporter = threading.current_thread(), thread
-                    call_user(name, function, with_time(news) if name == "on_event" else news)
+                    self._teller = threading.current_thread(), thread
+                    call_user(name, function, news)
             finally:
-                self.reporter = None
+                self._teller = None
                 self._reporting.release()
 
     # -- Waiting
@@ -838,12 +918,12 @@ class Scenario:
             self._changed.notify_all()
 
     def _release(self) -> None:
-        self._released.ring()
-        self._released = Alarm()
+        self._alarm.ring()
+        self._alarm = Alarm()
 
-    def released(self) -> Alarm:
+    def alarm(self) -> Alarm:
         with self._lock:
-            return self._released
+            return self._alarm
 
     def wait(
         self,
@@ -867,11 +947,12 @@ class Scenario:
                     resets, seen, fitting = self._resets, 0, []
                 new = [] if fits is None else self._calls_after(seen)
                 seen, found = self._counts["calls"], self._counts[what]
+                kept = list(self._calls) if fits is None and found >= n else []
             if fits is not None:  # the user's function: outside the lock, once for each call
                 fitting += [call for call in new if fits(call)]
                 found = len(fitting)
             if found >= n:
-                return self.calls() if fits is None else fitting
+                return kept if fits is None else fitting
             left = deadline - time.monotonic()
             if left <= 0 or given_up():
                 fit = "" if fits is None else " that fit"
@@ -967,7 +1048,7 @@ def contract_problems(payload: dict[str, Any]) -> list[str]:
         parent, _, name = path.rpartition(".")
         fields = payload.get(parent) if parent else payload
         if not isinstance(fields, dict):
-            continue  # that the parent is missing or malformed is told already
+            continue  # the parent's own row reports that
         if name not in fields:
             problems.append(f"{path}: missing")
         elif not fits(fields[name]):
@@ -988,7 +1069,7 @@ MAX_HEAD = 65536  # bytes of request line and headers
 MAX_HEADERS = 100
 MAX_BODY = 1 << 20  # bytes
 LINGER = 2.0  # seconds to read on from a client whose request was not read to its end
-DRIP_INTERVAL = 0.1  # seconds between bytes: short for a read's time-out, long for the whole reply
+DRIP_INTERVAL = 0.1  # seconds between bytes: no single read times out, but the reply takes long
 GARBAGE = b"\x15\x03\x01\x00\x02\x02\x46 this is not HTTP\r\n\r\n"
 
 
@@ -1014,7 +1095,7 @@ TOO_LONG = f"the body is longer than {MAX_BODY} bytes"
 class Head:
     """A request line and headers, read strictly.
 
-    What two servers could understand in two ways is a Refusal (RFC 9112).
+    A request that two servers could read differently is refused (RFC 9112).
     """
 
     def __init__(self, raw: bytes) -> None:
@@ -1049,6 +1130,7 @@ class Head:
             raise Refusal(505, f"HTTP/{major}.{minor} is not spoken here; HTTP/1.1 is")
         self.is_http_1_0 = minor == "0"
         self.path, _, self.query = re.sub("^(?i:https?)://[^/?]*", "", target).partition("?")
+        self.path = self.path or "/"
 
     def _read_header_line(self, line: str) -> None:
         match = HEADER_LINE.fullmatch(line)
@@ -1102,7 +1184,7 @@ class Request:
         self.head = head
         self.client = client
         self.body = body
-        self.refusal = refusal  # for what is wrong whatever the body says
+        self.refusal = refusal  # set where the head alone is wrong (404, 405, 413, 415)
 
     @property
     def method(self) -> str:
@@ -1157,8 +1239,8 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # or the second small reply would wait 40 ms for an ACK
     server: Listener
     rfile: BufferedReader
-    must_linger = False  # may the client go on sending what nobody reads?
-    released: Alarm | None = None  # ends the delay of the reply
+    must_linger = False  # True where the client may send bytes that we do not read
+    alarm: Alarm  # ends the delay of the reply
 
     def handle(self) -> None:
         # A TLS hello need not hold the line break that readline() waits for.
@@ -1186,13 +1268,14 @@ class Handler(BaseHTTPRequestHandler):
             log_bug(f"{request.method} {request.path} failed")
             reply = Reply(500, {"error": "a bug in the fake; its log tells more"})
             head, body = self.compose(reply, request)
-        self.released = reply.released
+        self.alarm = reply.alarm or Alarm()
         if reply.delay:
             self.pause(reply.delay)
-        getattr(self, f"send_{reply.fault or 'whole'}")(head, body)
+        name = (reply.fault or "whole").replace("-", "_")
+        getattr(self, f"send_{name}")(head, body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer in JSON what is no request, and close. (The name is http.server's.)"""
+        """Answer a malformed request in JSON, then close. (The name is http.server's.)"""
         self.server.app.note_unmatched(f"{code} {message}")
         self.close_after_this()
         self.send_whole(*self.compose(Reply(code, {"error": message})))
@@ -1245,7 +1328,7 @@ class Handler(BaseHTTPRequestHandler):
         return b"".join(lines)
 
     def check_open(self) -> None:
-        """Stop here after close(): earlier input could still be read, but must not be answered."""
+        """After close(), requests that have been buffered must get no answer."""
         if self.server.is_closing:
             raise ConnectionAbortedError("we left")
 
@@ -1330,13 +1413,15 @@ class Handler(BaseHTTPRequestHandler):
             seconds = deadline - time.monotonic()
 
     def pause(self, seconds: float | None) -> bool:
-        """Wait: True when the time is up, False when the client leaves or the reply is let go."""
-        released = self.released or Alarm()
-        with released:
-            if self.server.state >= CLOSED:
+        """Wait so many seconds, or without end.
+
+        True when the time is up, False when the client leaves or the reply is let go.
+        """
+        with self.alarm:
+            if self.server.has_closed():
                 return False
             try:
-                return not released.wait(seconds, self.connection, HUNG_UP)
+                return not self.alarm.wait(seconds, self.connection, HUNG_UP)
             except ValueError:  # the connection was closed on our side
                 return False
 
@@ -1345,11 +1430,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_drip(self, head: bytes, body: bytes) -> None:
         rest = head + body
-        while rest:
-            self.connection.sendall(rest[:1])
-            rest = rest[1:]
-            if not self.pause(DRIP_INTERVAL):
-                break
+        with self.alarm:  # held over all the pauses
+            while rest:
+                self.connection.sendall(rest[:1])
+                rest = rest[1:]
+                if not self.pause(DRIP_INTERVAL):
+                    break
         self.connection.sendall(rest)
 
     def send_truncate(self, head: bytes, body: bytes) -> None:
@@ -1380,9 +1466,8 @@ class Handler(BaseHTTPRequestHandler):
 # ------------------------------------------------------------------------------------------
 
 EXCLUSIVE: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)  # Windows alone has it
-#: As the system has its struct linger: drop what is unsent, and close with a RST.
+#: Close with a RST. The layout of struct linger differs by system.
 NO_LINGER = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
-PATIENCE = 5.0  # seconds that stop() gives the threads to end
 MAX_IDLE_WORKERS = 32
 NEW, RESERVED, OPEN, CLOSED, ENDED = range(5)  # the life of a listener, which only goes forward
 
@@ -1404,7 +1489,7 @@ class Worker(threading.Thread):
     def __init__(self, listener: Listener) -> None:
         super().__init__(name="mock_odoo worker", daemon=True)
         self.listener = listener
-        self._has_work = threading.Lock()  # held until it has
+        self._has_work = threading.Lock()  # held while there is no work
         self._has_work.acquire()
 
     def run(self) -> None:
@@ -1437,20 +1522,21 @@ class Listener(ThreadingHTTPServer):
         host: str,
         port: int,
         app: MockOdooServer,
-        delay: float | None,
+        opens_after: float | None,
         earlier: Sequence[Listener],
         opened: Callable[[Listener], object],
         closed: Callable[[], object],
     ) -> None:
-        """Open after `delay` seconds, or for None when asked to; `earlier` ones had the port.
+        """Open after so many seconds: 0 opens at once, None waits for open().
 
+        `earlier` listeners had the port; it is taken over when they have closed.
         The thread calls `opened` before it accepts, and `closed` after it has cut everybody.
         """
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), Handler, bind_and_activate=False)
         self.server_port = port
         self.app = app
-        self.delay = delay
+        self.opens_after = opens_after
         self.earlier = earlier
         self._opened = opened
         self._closed = closed
@@ -1459,7 +1545,8 @@ class Listener(ThreadingHTTPServer):
         self.is_closing = False
         self._has_begun = False
         self._spared: threading.Thread | None = None
-        self._alarm = Alarm()  # wakes the acceptor, which is to open or to close
+        self._due = Alarm()  # ends the reservation: open() or close() was called
+        self._alarm = Alarm()  # ends everything: close() was called
         self._waiting: list[Any] = []  # locks of those who wait for the next state
         self._process = os.getpid()
         self._lock = threading.RLock()  # guards what follows
@@ -1473,25 +1560,29 @@ class Listener(ThreadingHTTPServer):
     def begin(self) -> None:
         """Bind, and listen if that is due. Raises OSError where the port cannot be had."""
         self._has_begun = True
+        if self.is_closing:  # another thread was faster
+            self.socket.close()
+            self._enter(ENDED)
+            return
         # A signal in the middle of Thread.start() can leave a thread that never runs, so a thread
         # that gets no signals starts the acceptor.
         _thread.start_new_thread(self._start_acceptor, ())
-        self._wait_for(OPEN if self.delay == 0 else RESERVED)
+        self._wait_for(OPEN if self.opens_after == 0 else RESERVED)
         if self.error is not None:
             raise self.error
 
     def open(self) -> None:
         """Listen, if that is not done yet. Clients can connect when this returns."""
         if self.state < OPEN:
-            self._alarm.ring()
+            self._due.ring()
             self._wait_for(OPEN)
             if self.error is not None:
                 raise self.error
 
     def close(self, spared: threading.Thread | None = None) -> None:
-        """Have the port freed and every connection cut, but that of the `spared` worker.
+        """Ask to free the port and to cut every connection but that of the `spared` worker.
 
-        May be called again, and must be where another thread was spared before.
+        Call it again to cut that one too.
         """
         self.is_closing = True
         self._spared = spared
@@ -1499,9 +1590,13 @@ class Listener(ThreadingHTTPServer):
             self.socket.close()  # in a forked child, the rest is our parent's
             self.state = ENDED
             return
+        self._due.ring()
         self._alarm.ring()
         if self.state >= CLOSED:
             _thread.start_new_thread(self._cut_connections, ())
+
+    def has_closed(self) -> bool:
+        return self.state >= CLOSED
 
     def wait_closed(self) -> None:
         """Wait until connections are refused."""
@@ -1514,14 +1609,15 @@ class Listener(ThreadingHTTPServer):
             self.socket.close()
             self.state = ENDED
         if self.state == ENDED and self._acceptor.ident is not None:
-            self._acceptor.join()  # now brief: until 3.12, a signal in a long join() does harm
+            # Brief by now. Until 3.12, a signal in a long join() marks a live thread as ended.
+            self._acceptor.join()
         return self.state == ENDED
 
     def _wait_for(self, state: int, timeout: float = FOREVER) -> None:
         """Wait for a state or a later one.
 
-        A signal may interrupt this anywhere, and break the lock of a Condition. So each waits for a
-        lock of its own, which _enter() releases.
+        A signal may interrupt this anywhere, and would break the lock of a Condition. So each
+        caller waits for a lock of its own, which _enter() releases.
         """
         deadline = time.monotonic() + timeout
         while self.state < state and self._has_begun:
@@ -1549,18 +1645,14 @@ class Listener(ThreadingHTTPServer):
         try:
             for listener in self.earlier:
                 listener.wait_closed()
-            with self._alarm:  # before the bind, for which there may be no descriptors left
+            with self._alarm:  # before the bind: there may be no descriptors left
                 if not self.is_closing:
                     self.server_bind()
-                if self.delay == 0:
-                    self._accept()
-                else:
+                if self.opens_after != 0:
                     self._enter(RESERVED)
-                    self._alarm.wait(self.delay)
-            if self.state == RESERVED:
-                self._alarm = Alarm()  # an alarm rings once, and this one is for close()
-                with self._alarm:
-                    self._accept()
+                    with self._due:
+                        self._due.wait(self.opens_after)
+                self._accept()
         except OSError as error:
             self.error = error
             if self.state == RESERVED:  # maybe nobody waits for it
@@ -1582,10 +1674,9 @@ class Listener(ThreadingHTTPServer):
             self.serve_forever()
 
     def _enter(self, state: int) -> None:
-        self.state = state  # first: who has missed this looks at the state once more
-        waiting, self._waiting = self._waiting, []
-        for news in waiting:
-            news.release()
+        self.state = state  # first: a waiter checks it after it has added its lock
+        while self._waiting:
+            self._waiting.pop().release()
 
     def server_bind(self) -> None:
         """Bind; unlike HTTPServer's, without asking DNS for our name, which can take 10 s."""
@@ -1619,10 +1710,10 @@ class Listener(ThreadingHTTPServer):
 
     def server_close(self) -> None:
         """Free the port, cut the connections, and end the workers that are idle."""
-        cut(self.socket)  # or a forked child would go on listening,
+        cut(self.socket)  # a forked child would go on listening with its copy
         try:
-            self._set_reuse(1)  # or at least keep the port
-        except OSError:  # it was closed before it began
+            self._set_reuse(1)  # its copy would keep the port
+        except OSError:  # closed before it began
             pass
         self.socket.close()
         self._cut_connections()
@@ -1689,7 +1780,7 @@ class Listener(ThreadingHTTPServer):
             tls = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
             with self._lock:
                 worker.connection = tls
-            if self.is_closing:  # perhaps only the plain socket was cut, by now an empty shell
+            if self.is_closing:  # maybe only the plain socket was cut, which TLS has replaced
                 cut(tls)
             tls.do_handshake()
         except OSError as error:
@@ -1725,7 +1816,7 @@ LOOPBACK = r"(::ffff:)?127(\.[0-9]{1,3}){3}|::1"
 
 
 def add_routes(routes: Routes, more: Routes) -> None:
-    """Add routes to others. A path may take several methods; who comes first keeps a method."""
+    """Add routes to others. A path may take several methods. An existing route wins."""
     for path, methods in more.items():
         for method, route in methods.items():
             routes.setdefault(path, {}).setdefault(method, route)
@@ -1916,7 +2007,7 @@ class Control:
 
 # ------------------------------------------------------------------------------------------
 # MockOdooServer: the public face. It says what a healthy service would say, asks the script for
-# the rest, and holds the listener of the moment.
+# the rest, and holds the current listener.
 # ------------------------------------------------------------------------------------------
 
 REMEDIES = {
@@ -1942,9 +2033,9 @@ class MockOdooServer:
     `max_calls`    keep so many calls, the newest; the counts go on counting
     `control`      offer the control API and its page under /_mock/
     `on_call`      is called with every `Call`, before it is answered
+    `on_unmatched` is called with every line of `get_unmatched()`, before the client is answered
     `on_event`     is called with every event, a dict like those of `get_events()`, and with
                    {"event": "unmatched", ...} for every line of `get_unmatched()`
-    `on_unmatched` is called with every line of `get_unmatched()`, before the client is answered
 
     The three functions are called one at a time, in the order of what happened. What they raise is
     logged. They may use the server, but not send it heartbeats.
@@ -1953,8 +2044,8 @@ class MockOdooServer:
     a subclass with its own `endpoint`, `default_port`, `service` and `make_success`. Raises
     TypeError or ValueError for what cannot be served.
 
-    `routes` may be changed. It holds who answers: by path, then by method, a function that makes a
-    `Reply` of a request (see `verdict`).
+    `routes` may be changed. It maps a path, then a method, to a function that takes a request (see
+    `verdict`) and returns a `Reply`.
     """
 
     endpoint = "/api/v1/kkt/heartbeat"
@@ -2045,7 +2136,7 @@ class MockOdooServer:
         except Refusal as refusal:
             return refusal.reply
         success = self.make_success(payload)
-        return success if isinstance(success, Reply) else OK.saying(encode(success))
+        return success if isinstance(success, Reply) else OK.but(body=encode(success))
 
     def describe_call(self, call: Call) -> str:
         """How a call reads at the terminal, between its reply and the script."""
@@ -2074,11 +2165,10 @@ class MockOdooServer:
                 f"{method} {path}" for path in self.routes for method in self.routes[path]
             )
             return Refusal(404, f"there is no {head.path:.200} here; there are {known}")
-        if head.method not in methods and not (head.method == "HEAD" and "GET" in methods):
+        if self._find_route(head) is None:
             allowed = ", ".join(methods) + (", HEAD" if "GET" in methods else "")
-            return Refusal(
-                405, f"{head.path} takes {allowed}, not {head.method:.40}", {"Allow": allowed}
-            )
+            complaint = f"{head.path} takes {allowed}, not {head.method:.40}"
+            return Refusal(405, complaint, {"Allow": allowed})
         coding = head.fields.get("content-encoding", "identity")
         if coding.lower() != "identity":
             return Refusal(
@@ -2092,21 +2182,24 @@ class MockOdooServer:
 
     def answer(self, request: Request) -> Reply:
         """The reply to a request."""
-        methods = self.routes.get(request.path, {})
-        route = methods.get(request.method) or (
-            methods.get("GET") if request.method == "HEAD" else None
-        )
+        route = self._find_route(request.head)
         if route is None:
             refusal = request.refusal or Refusal(404, "the route has just been removed")
             self.note_unmatched(f"{refusal.reply.status} {request.method} {request.path}")
             return refusal.reply
         reply = route(request)
+        if not isinstance(reply, Reply):
+            raise TypeError(f"a route must return a Reply, not {reply!r:.80}")
         if reply.body is None:
             reply = self._word(reply)
-        if reply.released is None and (reply.delay or reply.fault):
-            reply = reply.saying(reply.body)
-            reply.released = self._scenario.released()
+        if reply.alarm is None and (reply.delay or reply.fault):
+            reply = reply.but(alarm=self._scenario.alarm())
         return reply
+
+    def _find_route(self, head: Head) -> Route | None:
+        methods = self.routes.get(head.path, {})
+        route = methods.get(head.method)
+        return methods.get("GET") if route is None and head.method == "HEAD" else route
 
     def note_unmatched(self, what: str) -> None:
         """Remember what came that is no call."""
@@ -2116,7 +2209,7 @@ class MockOdooServer:
         return self._scenario.take(request, self._judge(request))
 
     def _judge(self, request: Request) -> Reply:
-        """The verdict, come what may: it is made before the call is recorded, which cannot fail."""
+        """The verdict. The user's code runs before the call is recorded, which thus cannot fail."""
         if request.refusal is not None:
             return request.refusal.reply
         try:
@@ -2132,11 +2225,10 @@ class MockOdooServer:
     def _word(self, reply: Reply) -> Reply:
         """Say what the service itself says with a status."""
         if reply.status < 400:
-            return reply.saying(b"{}" if reply.status < 300 else b"")
+            return reply.but(body=b"{}" if reply.status < 300 else b"")
         unavailable = f"{self.service} service unavailable"
-        return reply.saying(
-            encode({"error": unavailable if reply.status == 503 else phrase(reply.status)})
-        )
+        error = unavailable if reply.status == 503 else phrase(reply.status)
+        return reply.but(body=encode({"error": error}))
 
     # -- Lifecycle
 
@@ -2252,12 +2344,12 @@ class MockOdooServer:
     def _opened(self, event: str, listener: Listener) -> None:
         self.port = listener.server_port
         fields = {"url": self.url} if event == "start" else {}
-        self._scenario.note_apart(event, **fields)
+        self._scenario.note(event, apart=True, **fields)
 
     def _begin(self, listener: Listener) -> None:
         try:
             for earlier in listener.earlier:
-                earlier.close(self._spared())
+                earlier.close(self._scenario.origin())
             listener.begin()
         except BaseException as error:
             with self._lifecycle:
@@ -2268,6 +2360,7 @@ class MockOdooServer:
                 raise self._explain(error) from None
             raise
         self._close(listener.earlier)
+        listener.earlier = ()  # or each would keep all before it
 
     def _explain(self, error: OSError) -> OSError:
         cause = errno.EADDRNOTAVAIL if isinstance(error, socket.gaierror) else error.errno
@@ -2277,12 +2370,14 @@ class MockOdooServer:
         )
 
     def _close(self, listeners: Sequence[Listener]) -> None:
-        """Close listeners, and wait for their threads; in one of these, for the port alone."""
+        """Close listeners, and wait for their threads. Inside a worker, wait for the port only."""
         deadline = time.monotonic() + PATIENCE
         for listener in listeners:
-            listener.close(self._spared())
+            listener.close(self._scenario.origin())
+        # Workers wait until their calls are reported, so a user's function cannot wait for them.
+        is_inside = self._serving() is not None or self._scenario.is_reporting()
         for listener in listeners:
-            if self._serving() is not None:
+            if is_inside:
                 listener.wait_closed()
             elif not listener.join(max(0.0, deadline - time.monotonic())):
                 raise RuntimeError(
@@ -2296,12 +2391,6 @@ class MockOdooServer:
         thread = threading.current_thread()
         is_ours = isinstance(thread, Worker) and thread.listener.app is self
         return thread.listener if isinstance(thread, Worker) and is_ours else None
-
-    def _spared(self) -> threading.Thread:
-        """The thread whose client is answered although the server ends: in on_call, the call's."""
-        thread = threading.current_thread()
-        reporter = self._scenario.reporter
-        return reporter[1] if reporter is not None and reporter[0] is thread else thread
 
     # -- The script
 
@@ -2324,7 +2413,8 @@ class MockOdooServer:
         play.__doc__ = play.__doc__.replace(
             "{replies}",
             "\n        ".join(
-                f"`{word}`".ljust(12) + meaning for word, meaning in describe_replies().items()
+                f"`{word}`".ljust(11) + " " + meaning
+                for word, meaning in describe_replies().items()
             ),
         )
 
@@ -2349,12 +2439,12 @@ class MockOdooServer:
 
         A `Reply` that no text can express shows as the nearest word.
         """
-        return self._scenario.script()[0]
+        return self._scenario.script_state()[0]
 
     @property
     def loop(self) -> bool:
         """Does the script start again at its end?"""
-        return self._scenario.script()[1]
+        return self._scenario.script_state()[1]
 
     # -- The memory
 
@@ -2370,7 +2460,7 @@ class MockOdooServer:
         return self._scenario.count("calls")
 
     def get_heartbeat_count(self) -> int:
-        """How many of them were accepted."""
+        """How many of the calls since the last reset were accepted."""
         return self._scenario.count("heartbeats")
 
     def get_calls(self) -> list[Call]:
@@ -2421,8 +2511,11 @@ class MockOdooServer:
         reaches the caller. Raises TimeoutError after `timeout` seconds, which tells what came.
         """
         check_callable("where", where)
-        fits = where and (lambda call: call.accepted and where(call.payload))
-        calls = self._wait("heartbeats", n, timeout, fits)
+
+        def fits(call: Call) -> object:
+            return call.accepted and where is not None and where(call.payload)
+
+        calls = self._wait("heartbeats", n, timeout, None if where is None else fits)
         return [call.payload for call in calls if call.accepted]
 
     def wait_for_calls(
@@ -2438,7 +2531,7 @@ class MockOdooServer:
     def _wait(
         self, what: str, n: int, timeout: float, fits: Callable[[Call], object] | None
     ) -> list[Call]:
-        serving = self._serving()  # stop() waits for such a thread, which must not wait for more
+        serving = self._serving()  # stop() waits for this thread, so it must give up
         try:
             return self._scenario.wait(
                 what, n, timeout, fits, lambda: serving is not None and serving.is_closing
@@ -2460,76 +2553,12 @@ class MockOdooServer:
         listener = self._listener
         state = "running" if listener and listener.state == OPEN else "down"
         state = "stopped" if listener is None else state
-        script, loop = self._scenario.script()
+        script, loop = self._scenario.script_state()
         looping = " in a loop" if loop else ""
         return (
             f"<{type(self).__name__} {self._address()} {state}, "
             f"script '{script}'{looping}, {self.get_call_count()} calls>"
         )
-
-
-def check_host(host: str) -> str:
-    if not isinstance(host, str):
-        raise TypeError(f"host must be text such as '127.0.0.1', not {host!r:.80}")
-    if not host:
-        raise ValueError("host must not be empty; '0.0.0.0' listens on every address")
-    return host
-
-
-def check_context(context: ssl.SSLContext | None) -> ssl.SSLContext | None:
-    """Refuse a context that could serve nobody."""
-    if context is None:
-        return None
-    if not hasattr(context, "wrap_bio"):
-        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {context!r:.80}")
-    if context.check_hostname:
-        raise ValueError(
-            "ssl_context must be a server's, like ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)"
-        )
-    if not can_serve(context):
-        raise ValueError("ssl_context has no certificate; call its load_cert_chain() first")
-    return context
-
-
-def can_serve(context: ssl.SSLContext) -> bool:
-    """Has it a certificate? That shows when a client says hello, here in memory."""
-    import ssl
-
-    hello, answer = ssl.MemoryBIO(), ssl.MemoryBIO()
-    anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
-    client = anyone.wrap_bio(answer, hello)
-    server = context.wrap_bio(hello, answer, server_side=True)
-    try:
-        client.do_handshake()
-    except ssl.SSLWantReadError:  # as ever: it waits for the answer
-        pass
-    try:
-        server.do_handshake()
-    except ssl.SSLWantReadError:
-        return True
-    except ssl.SSLError as error:
-        return error.reason != "NO_SHARED_CIPHER"
-    return True
-
-
-def in_event_loop() -> bool:
-    """Does an event loop of asyncio run in this thread?"""
-    asyncio = sys.modules.get("asyncio")
-    try:
-        return asyncio is not None and asyncio.get_running_loop() is not None
-    except RuntimeError:
-        return False
-
-
-def shown(payload: Any, *path: str) -> str:
-    """A value in a heartbeat, fit for a terminal: short, and without control characters."""
-    for name in path:
-        payload = payload.get(name) if isinstance(payload, dict) else None
-    if isinstance(payload, float):
-        return f"{payload:.1f}"[:32]
-    text = str(payload) if isinstance(payload, (str, int)) else "?"
-    return printable(text[:32])
 
 
 # ------------------------------------------------------------------------------------------
@@ -2649,7 +2678,7 @@ class Reporter:
             self._waiting.release()
 
     def close(self) -> None:
-        """Have the lines written, for as long as somebody reads them."""
+        """Write the rest; give up when nobody reads for 0.1 s."""
         self._print("")
         left = -1
         while self._writer.is_alive() and left != len(self._lines):
@@ -2813,7 +2842,9 @@ STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGBREAK")
 
 
 class StopSignal:
-    """From `with` on, these signals do nothing but end `wait()`; outside the main thread, none do.
+    """From `with` on, these signals do nothing but end `wait()`.
+
+    Outside the main thread, no signal ends it.
 
     It reads a socket. An Event would not do: under load another thread may take the signal, and on
     Windows Ctrl+C does not end its wait.
@@ -2827,7 +2858,7 @@ class StopSignal:
         self._sender.setblocking(False)
         self._handlers: list[tuple[int, Any]] = []
         if threading.current_thread() is threading.main_thread():
-            # First, or a signal might get lost. Where there is no room, there are signals enough.
+            # Set this first, or a signal might get lost. In a full buffer, signals wait already.
             self._wakeup = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
             numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
             self._handlers = [
@@ -2851,7 +2882,7 @@ class StopSignal:
         self._sender.close()
 
 
-class Desk:
+class Output:
     """What listens to a standalone server: the journal and the reporter, where they are wanted."""
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -2895,38 +2926,38 @@ def main(argv: list[str] | None = None, server_class: type[MockOdooServer] = Moc
     with StopSignal() as stop_signal:
         parser = make_parser(server_class)
         args = parser.parse_args(argv)
-        desk = None
+        output = None
         try:
             if args.loop and not args.script.strip():
                 raise ValueError("--loop goes with --script")
-            desk = Desk(args)
-            is_heard = not args.quiet or desk.journal is not None
+            output = Output(args)
+            is_heard = not args.quiet or output.journal is not None
             server = server_class(
                 args.port,
                 args.host,
                 strict=args.strict,
                 ssl_context=make_context(args),
                 max_calls=args.max_calls,
-                on_call=desk.on_call if is_heard else None,
-                on_event=desk.on_event if is_heard else None,
+                on_call=output.on_call if is_heard else None,
+                on_event=output.on_event if is_heard else None,
             )
             add_routes(server.routes, Control(server, args.token).routes)
             if args.script:
                 server.play(args.script, args.loop)
-            desk.server = server
+            output.server = server
             server.start()
         except (OSError, ValueError) as error:
-            if desk is not None:
-                desk.close()
+            if output is not None:
+                output.close()
             parser.error(getattr(error, "strerror", None) or str(error))
         try:
-            desk.reporter.say(first_line(server), listening=server.url)
+            output.reporter.say(first_line(server), listening=server.url)
             stop_signal.wait()
         finally:
             server.stop()
         if not args.quiet:
-            say_summary(desk.reporter, server)
-        desk.close()
+            say_summary(output.reporter, server)
+        output.close()
         if __name__ == "__main__":  # else the process is not ours to end
             leave()
     return 0
@@ -2951,7 +2982,7 @@ def say_summary(reporter: Reporter, server: MockOdooServer) -> None:
 def leave() -> NoReturn:
     """End the process with success, at once, while signals still do nothing.
 
-    The interpreter's own end is no place for them: it may crash, or tell of a closed socket.
+    A signal during Python's own end can crash it, or print a traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -3368,7 +3399,7 @@ watch();
 if __name__ == "__main__":
     import signal
 
-    # main() takes these signals. Before it, there is nothing to end in order.
+    # main() takes these signals. Until then, nothing needs a clean end.
     for _name in STOP_SIGNALS:
         if hasattr(signal, _name):
             signal.signal(getattr(signal, _name), lambda *args: os._exit(0))
