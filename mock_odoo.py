@@ -3,7 +3,7 @@
     from mock_odoo import MockOdooServer
 
     with MockOdooServer(port=0) as odoo:                # a free port, a background thread
-        odoo.play("503*3, reset, ok@2s")                # three refusals, a TCP reset, a slow success
+        odoo.play("503*3, reset, ok@2s")                # 3 refusals, a TCP reset, a slow success
         run_my_adapter(odoo.heartbeat_url)
         assert odoo.wait_for_heartbeats(1)[0]["adapter_id"] == "KKT-001"
 
@@ -14,15 +14,30 @@ heartbeats succeed again. Every failure mode but an outage, which is `down()`, i
 This file needs nothing but Python 3.7 or later. Copy it beside your tests, or run it on its own:
 `python -m mock_odoo --help`. It imitates what a heartbeat client can observe of Odoo, not Odoo:
 there is no database, no session and no JSON-RPC behind it. Keep it off the open network.
+
+A map of the file. Each part uses only the parts above it, or is handed the server by name.
+
+    Ground floor     checks, logging, JSON, and an alarm that wakes threads
+    Replies          what a heartbeat can be answered, and the script of it
+    Memory           the script that plays, the calls that came, and who waits for them
+    Contract         what a heartbeat must hold, for strict=True
+    Wire             bytes to requests, replies to bytes, honest or faulty
+    Listener         the port, its threads and its connections
+    Control          the server over HTTP, for other processes and the page
+    MockOdooServer   the public face: it answers requests, and is what tests hold
+    Command line     python -m mock_odoo
+    Page             what a browser sees of it
+
+For the story, read Replies, Memory and MockOdooServer.
 """
 
 from __future__ import annotations
 
+import _thread
 import collections
 import copy
 import datetime
 import email.utils
-import _thread
 import errno
 import functools
 import http.client
@@ -42,26 +57,32 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 TYPE_CHECKING = False  # typing's own would cost its import, 3 ms
 if TYPE_CHECKING:
     import argparse
-    import io
     import ssl
     from collections.abc import Callable, Mapping, Sequence
+    from io import BufferedReader
     from typing import IO, Any, NoReturn, Self, TypeAlias
 
-    Script: TypeAlias = "str | Reply | dict[str, Any] | Sequence[Script]"
-    Answer: TypeAlias = "Callable[[Request], Reply | tuple[Reply, Alarm]]"
-    Routes: TypeAlias = "dict[str, dict[str, Answer]]"  # by path, then by method
+    ScriptLike: TypeAlias = "str | Reply | dict[str, Any] | Sequence[ScriptLike]"
+    Route: TypeAlias = "Callable[[Request], Reply]"
+    Routes: TypeAlias = "dict[str, dict[str, Route]]"  # by path, then by method
+    Event: TypeAlias = "dict[str, Any]"
 
 __all__ = ["Call", "MockOdooServer", "Reply", "main"]
 
-MAX_SECONDS = 86400  # the longest delay, outage or wait that can be asked for; `stall` and `down()` have no limit
-MAX_TIMES = 10**18 - 1
+
+# ------------------------------------------------------------------------------------------
+# Ground floor: helpers for every part. They know nothing of heartbeats.
+# ------------------------------------------------------------------------------------------
+
+#: The longest delay, outage or wait to ask for. `stall` and `down()` have no end.
+MAX_SECONDS = 86400
 FOREVER = float("inf")
-HTML = "text/html; charset=utf-8"
 
 
 def check_whole(name: str, value: int, low: int, high: float = FOREVER) -> int:
     """Return `value`; raise TypeError or ValueError unless it is a whole number in range."""
-    allowed = f"a whole number, {low} or more" if high == FOREVER else f"a whole number from {low} to {high}"
+    limits = f"{low} or more" if high == FOREVER else f"from {low} to {high}"
+    allowed = f"a whole number{',' if high == FOREVER else ''} {limits}"
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be {allowed}, not {value!r:.80}")
     if not low <= value <= high:
@@ -85,9 +106,20 @@ def check_flag(name: str, value: bool) -> bool:
     return value
 
 
+def check_callable(name: str, value: object) -> None:
+    """Raise TypeError unless `value` is None or can be called."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be callable, not {value!r:.80}")
+
+
 def printable(text: str) -> str:
-    """Take from a client's text the control characters, which could steer a terminal."""
+    """Replace control characters: they could drive a terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def iso_time(seconds: float) -> str:
+    """Write seconds since the epoch as local time, such as 2026-11-25T12:00:30.123+03:00."""
+    return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")
 
 
 def log_bug(message: str) -> None:
@@ -97,84 +129,28 @@ def log_bug(message: str) -> None:
     logging.getLogger("mock_odoo").exception(message)
 
 
-def tell(name: str, listener: Callable[[Any], object], news: object) -> None:
-    """Call a user's function; what it raises is logged and disturbs nobody."""
+def call_user(name: str, function: Callable[[Any], object], news: object) -> None:
+    """Call a function of the user's; what it raises is logged, and goes no further."""
     try:
-        listener(news)
+        function(news)
     except BaseException:  # noqa: BLE001 - pytest.fail() is no Exception
         log_bug(f"{name} failed")
 
 
-READABLE = getattr(select, "POLLIN", 1)
-HUNG_UP = getattr(select, "POLLRDHUP", READABLE)  # Linux alone has it; elsewhere, data cannot be told from a hang-up
-
-
-class Alarm:
-    """Ends the waits of other threads: those of now, and all that begin later.
-
-    Such a wait is for a socket too, so an alarm is a pair of sockets (the self-pipe trick; Windows
-    can select nothing else). They exist while somebody holds the alarm: `with alarm: alarm.wait()`.
-    """
-
-    def __init__(self) -> None:
-        self._has_rung = False
-        self._holders = 0
-        self._pair: tuple[socket.socket, ...] = ()
-        self._lock = threading.RLock()  # a signal handler may call stop() within
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._holders += 1
-            try:
-                self._pair = self._pair or socket.socketpair()
-            except BaseException:
-                self._holders -= 1
-                raise
-
-    def __exit__(self, *exc_info: object) -> None:
-        with self._lock:
-            self._holders -= 1
-            if not self._holders:
-                pair, self._pair = self._pair, ()
-                for each in pair:
-                    each.close()
-
-    def ring(self) -> None:
-        """Ring, without a lock, since this may happen in a signal handler."""
-        self._has_rung = True
-        for sender in self._pair[1:]:
-            try:
-                sender.send(b"!")  # never read, so that everybody sees it
-            except OSError:  # the last holder has just left
-                pass
-
-    def wait(self, seconds: float | None = None, other: socket.socket | None = None,
-             event: int = READABLE) -> bool:
-        """Wait until the alarm rings or the event happens to the socket; False when the time is up."""
-        if self._has_rung:  # it may have rung before there was a pair
-            return True
-        sockets = [self._pair[0]] if other is None else [self._pair[0], other]
-        if not hasattr(select, "poll"):  # Windows
-            return bool(select.select(sockets, [], [], seconds)[0])
-        poll = select.poll()
-        for each, events in zip(sockets, (READABLE, event)):
-            poll.register(each, events)
-        return bool(poll.poll(None if seconds is None else seconds * 1000))
-
-
-# ------------------------------------------------------------------------------------------
-# JSON
-# ------------------------------------------------------------------------------------------
+# -- JSON
 
 MAX_DEPTH = 200  # levels, which every Python can read, and write again
-MAX_DIGITS = 4300  # of a whole number; int() takes no more from 3.11 on, and seconds for many before
+MAX_DIGITS = 4300  # of a whole number: int() takes no more from 3.11 on, and is slow before
+
+
+ENCODER = json.JSONEncoder(allow_nan=False)
 
 
 def encode(body: object) -> bytes:
     """Make a body: bytes as they are, text as UTF-8, everything else as JSON."""
     if isinstance(body, bytes):
         return body
-    return (body if isinstance(body, str) else json.dumps(body, allow_nan=False)).encode()
+    return (body if isinstance(body, str) else ENCODER.encode(body)).encode()
 
 
 def refuse_constant(name: str) -> float:
@@ -183,7 +159,7 @@ def refuse_constant(name: str) -> float:
 
 def parse_float(text: str) -> float:
     value = float(text)
-    if abs(value) == FOREVER:  # nobody could write that as JSON again
+    if abs(value) == FOREVER:  # it could not be written as JSON again
         raise ValueError(f"{text:.40} is too large a number")
     return value
 
@@ -194,7 +170,10 @@ def parse_int(text: str) -> int:
     return int(text)
 
 
-DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_float=parse_float, parse_int=parse_int)
+DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_float=parse_float)
+CAREFUL_DECODER = json.JSONDecoder(
+    parse_constant=refuse_constant, parse_float=parse_float, parse_int=parse_int
+)
 
 
 def parse_json(body: bytes) -> Any:
@@ -206,17 +185,20 @@ def parse_json(body: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise ValueError(f"the body is not UTF-8: {error}") from None
     if text.startswith("\ufeff"):
-        raise ValueError("the body begins with a byte order mark, which JSON must not (RFC 8259, section 8.1)")
+        raise ValueError(
+            "the body begins with a byte order mark, which JSON must not (RFC 8259, section 8.1)"
+        )
     if text.count("[") + text.count("{") > MAX_DEPTH and depth(text) > MAX_DEPTH:
         raise ValueError(f"the body is nested deeper than {MAX_DEPTH} levels")
+    is_long = len(text) > MAX_DIGITS  # only such a text can have such a number
     try:
-        return DECODER.decode(text)
+        return (CAREFUL_DECODER if is_long else DECODER).decode(text)
     except ValueError as error:
         raise ValueError(f"the body is not JSON: {error}") from None
 
 
 def depth(text: str) -> int:
-    """How deep JSON is nested, without the recursion that is in doubt."""
+    """How deep JSON is nested. Counted without recursion, which deep input would exhaust."""
     level = deepest = 0
     for match in re.finditer(r'"(?:[^"\\]|\\.)*"?|[\[{]|([\]}])', text):
         if match.group(1):
@@ -227,37 +209,120 @@ def depth(text: str) -> int:
     return deepest
 
 
+# -- Waking threads
+
+READABLE = getattr(select, "POLLIN", 1)
+#: Linux alone has it. Elsewhere, data cannot be told from a hang-up.
+HUNG_UP = getattr(select, "POLLRDHUP", READABLE)
+
+
+class Alarm:
+    """Ends the waits of other threads: those of now, and all that begin later.
+
+    Such a wait is for a socket too, so an alarm is a pair of sockets (the self-pipe trick; Windows
+    can select nothing else). They exist while a thread holds the alarm: `with alarm: alarm.wait()`.
+    """
+
+    def __init__(self) -> None:
+        self._has_rung = False
+        self._holders = 0
+        self._pair: tuple[socket.socket, ...] = ()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._pair = self._pair or socket.socketpair()
+            self._holders += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._lock:
+            self._holders -= 1
+            if not self._holders:
+                pair, self._pair = self._pair, ()
+                for each in pair:
+                    each.close()
+
+    def ring(self) -> None:
+        """Ring. This takes no lock, since a signal handler may do it."""
+        self._has_rung = True
+        for sender in self._pair[1:]:
+            try:
+                sender.send(b"!")  # never read, so that everybody sees it
+            except OSError:  # the last holder has just left
+                pass
+
+    def wait(
+        self,
+        seconds: float | None = None,
+        other: socket.socket | None = None,
+        event: int = READABLE,
+    ) -> bool:
+        """Wait for the alarm, or for an event of the other socket; False when the time is up."""
+        if self._has_rung:  # perhaps before there was a pair
+            return True
+        sockets = [self._pair[0]] if other is None else [self._pair[0], other]
+        if not hasattr(select, "poll"):  # Windows
+            return bool(select.select(sockets, [], [], seconds)[0])
+        poll = select.poll()
+        for each, events in zip(sockets, (READABLE, event)):
+            poll.register(each, events)
+        return bool(poll.poll(None if seconds is None else seconds * 1000))
+
+
 # ------------------------------------------------------------------------------------------
-# Replies: what a heartbeat can be answered, and the script that puts the answers in order
+# Replies: what a heartbeat can be answered, and the script that puts the replies in order.
+# Pure data, which knows no socket and no lock.
 # ------------------------------------------------------------------------------------------
 
 TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, section 5.6.2
+MAX_TIMES = 10**18 - 1
+HTML = "text/html; charset=utf-8"
 
-#: The ways to spoil a reply. A new one is a name here and a method `send_...` of the Handler.
-FAULTS = ("reset", "close", "truncate", "garbage", "stall", "drip")
+#: The ways to spoil a reply, and what the client gets. A new one is a row here and, where it
+#: treats the socket in a new way, a method `send_...` of the Handler.
+FAULTS = {
+    "reset": "a TCP RST in place of the reply"
+    " (WireMock CONNECTION_RESET_BY_PEER, toxiproxy reset_peer)",
+    "close": "the connection closed without a byte (WireMock EMPTY_RESPONSE)",
+    "truncate": "half of the promised body, then closed (toxiproxy limit_data)",
+    "garbage": "bytes that are not HTTP, then closed (WireMock RANDOM_DATA_THEN_CLOSE)",
+    "stall": "nothing, and the connection held open (toxiproxy timeout)",
+    "drip": "a correct reply, one byte every 100 ms"
+    " (WireMock chunkedDribbleDelay, toxiproxy slicer)",
+}
 
 
 class Reply:
     """One answer to a heartbeat, for `MockOdooServer.play`.
 
     `status`   200 to 599
-    `body`     text, bytes, or anything that JSON can express; None for what the service itself says:
-               the success reply for 2xx, `{"error": ...}` for 4xx and 5xx, nothing for 3xx
+    `body`     text, bytes, or anything that JSON can express; None for what the service itself
+               says: the success reply for 2xx, `{"error": ...}` for 4xx and 5xx, nothing for 3xx
     `headers`  beside the usual ones, or in place of them
     `delay`    seconds before the first byte
     `fault`    one of "reset", "close", "truncate", "garbage", "stall", "drip"
+    `accepts`  True where this reply means that the heartbeat was received, False where not.
+               None follows the rule: a 2xx reply that is sent whole accepts (RFC 9110,
+               section 15.3), unless its body was given as text or bytes
 
         Reply(429, {"error": "slow down"}, headers={"Retry-After": "5"})
 
-    A 2xx reply that is sent whole accepts the heartbeat (RFC 9110, section 15.3), unless its body was
-    given as text or bytes; every other one refuses it. Raises TypeError or ValueError for what cannot
-    be sent.
+    Raises TypeError or ValueError for what cannot be sent.
     """
 
-    problem: str | None = None  # what was wrong with the request, if that is the reason
+    problem: str | None = None  # what was wrong with the request, where that is the reason
+    released: Alarm | None = None  # ends the delay of this one reply
 
-    def __init__(self, status: int = 200, body: object = None, headers: Mapping[str, str] | None = None,
-                 *, delay: float = 0.0, fault: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int = 200,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        delay: float = 0.0,
+        fault: str | None = None,
+        accepts: bool | None = None,
+    ) -> None:
         self.status = check_whole("status", status, 200, 599)
         self.body = None if body is None else encode(body)
         if headers is not None and not hasattr(headers, "items"):
@@ -270,8 +335,17 @@ class Reply:
             raise ValueError(f"fault must be one of {', '.join(FAULTS)}, not {fault!r:.80}")
         self.fault = fault
         self.is_json = not isinstance(body, (str, bytes))
-        self.accepts = status < 300 and fault in (None, "drip") and self.is_json
-        self.word = fault or ("ok" if status == 200 and self.is_json else str(status))  # in a script, or the nearest to it
+        by_rule = status < 300 and fault in (None, "drip") and self.is_json
+        self.accepts = by_rule if accepts is None else check_flag("accepts", accepts)
+        #: In a script, or the nearest to it.
+        self.word = fault or ("ok" if status == 200 and self.accepts else str(status))
+
+    def saying(self, body: bytes | None) -> Reply:
+        """A copy with another body."""
+        reply = Reply.__new__(Reply)
+        reply.__dict__.update(self.__dict__)
+        reply.body = body
+        return reply
 
     def __str__(self) -> str:
         return self.word + format_delay(self.delay)
@@ -286,30 +360,10 @@ def check_header(name: str, value: str) -> None:
         raise TypeError(f"headers must map text to text, not {name!r:.80} to {value!r:.80}")
     if not re.fullmatch(TOKEN, name):
         raise ValueError(f"{name!r:.80} is no header name")
-    if name.lower() == "transfer-encoding":  # it would stand beside a Content-Length (RFC 9112, section 6.2)
+    if name.lower() == "transfer-encoding":  # RFC 9112, section 6.2
         raise ValueError("Transfer-Encoding cannot be set: a reply has a Content-Length")
     if not re.fullmatch("[\t\x20-\x7e\x80-\xff]*", value):  # RFC 9110, section 5.5
         raise ValueError(f"header {name} must be one line of Latin-1 text, not {value!r:.80}")
-
-
-#: The words of a script, beside the statuses.
-NAMED = {
-    "ok": Reply(),
-    **{fault: Reply(fault=fault) for fault in FAULTS},
-    "html": Reply(200, "<!DOCTYPE html>\n<title>Welcome</title>\n<p>Please accept our terms of use.\n", {"Content-Type": HTML}),
-    "login": Reply(303, b"", {"Location": "/web/login"}),
-}
-
-
-class Step:
-    """A reply, and how many times it is still to be given."""
-
-    def __init__(self, reply: Reply, times: float = 1) -> None:
-        self.reply = reply
-        self.times = times
-
-    def __str__(self) -> str:
-        return str(self.reply) + ("" if self.times == 1 else "*" if self.times == FOREVER else f"*{self.times}")
 
 
 def format_delay(seconds: float) -> str:
@@ -320,45 +374,207 @@ def format_delay(seconds: float) -> str:
     return f"@{number:.6f}".rstrip("0").rstrip(".") + unit
 
 
-def parse_script(script: Script) -> list[Step]:
-    """Read a script; TypeError or ValueError says what is wrong with it."""
+OK = Reply()
+PORTAL = "<!DOCTYPE html>\n<title>Welcome</title>\n<p>Please accept our terms of use.\n"
+SESSION_EXPIRED = {  # as Odoo's JSON dispatcher makes it (odoo/http.py, handle_error)
+    "jsonrpc": "2.0",
+    "id": None,
+    "error": {
+        "code": 100,
+        "message": "Odoo Session Expired",
+        "data": {
+            "name": "odoo.http.SessionExpiredException",
+            "debug": "",
+            "message": "Session expired",
+            "arguments": ["Session expired"],
+            "context": {},
+        },
+    },
+}
+
+#: The words for whole replies, and what the client gets.
+WORDS = {
+    "ok": (OK, "the success reply"),
+    "html": (
+        Reply(200, PORTAL, {"Content-Type": HTML}),
+        "200 with a web page, as from a captive portal",
+    ),
+    "login": (
+        Reply(303, b"", {"Location": "/web/login"}),
+        "303 to /web/login, as from an HTML route without a session",
+    ),
+    "expired": (
+        Reply(200, SESSION_EXPIRED, accepts=False),
+        "200 with JSON-RPC error 100, as from a JSON route without one",
+    ),
+}
+NAMED = {word: reply for word, (reply, _) in WORDS.items()}
+NAMED.update((fault, Reply(fault=fault)) for fault in FAULTS)
+
+#: What people try, and what they may mean.
+HINTS = {
+    "down": "an outage is no reply: call down()",
+    "up": "an outage is no reply: call up() to end it",
+    "timeout": "for a client's time-out, write stall",
+    "delay": "for a slow reply, write ok@6s",
+    "slow": "for a slow reply, write ok@6s",
+    "error": "write the status, such as 500",
+    "success": "write ok",
+}
+
+
+def describe_replies() -> dict[str, str]:
+    """Every kind of reply that a script can name, and what the client gets."""
+    replies = {word: meaning for word, (_, meaning) in WORDS.items()}
+    ok = replies.pop("ok")
+    status = "that status (200 to 599), with a JSON error for 4xx and 5xx"
+    return {"ok": ok, "503 ...": status, **FAULTS, **replies}
+
+
+class Step:
+    """A reply, and how many times it is still to be given."""
+
+    def __init__(self, reply: Reply, times: float = 1) -> None:
+        self.reply = reply
+        self.times = times
+
+    def __str__(self) -> str:
+        times = "" if self.times == 1 else "*" if self.times == FOREVER else f"*{self.times}"
+        return f"{self.reply}{times}"
+
+
+class Script:
+    """The replies still to be given, in order. When they have run out, the reply is a success.
+
+    Steps are kept as (reply, times left) and never expanded: `503*1000000000` costs nothing.
+    A loop puts back at the end what it takes from the front, so what is left is the same loop.
+    """
+
+    def __init__(self, script: ScriptLike = (), loop: bool = False) -> None:
+        """Read a script; TypeError or ValueError says what is wrong with it."""
+        self.loop = check_flag("loop", loop)
+        self._steps = collections.deque(step for step in read_steps(script) if step.times)
+
+    def next_reply(self) -> Reply:
+        if not self._steps:
+            return OK
+        step = self._steps[0]
+        step.times -= 1
+        if not step.times:
+            self._steps.popleft()
+        if self.loop and step.times != FOREVER:
+            self._put_back(step.reply)
+        return step.reply
+
+    def _put_back(self, reply: Reply) -> None:
+        if self._steps and self._steps[-1].reply is reply:
+            self._steps[-1].times += 1
+        else:
+            self._steps.append(Step(reply))
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self._steps))
+
+
+def read_steps(script: ScriptLike) -> list[Step]:
     if isinstance(script, Reply):
         return [Step(script)]
     if isinstance(script, dict):
         return [Step(Reply(**script))]
     if isinstance(script, str):
-        return [parse_step(text.strip()) for text in script.split(",")] if script.strip() else []
+        texts = script.split(",") if script.strip() else []
+        return [read_step(text.strip()) for text in texts]
     if not isinstance(script, (list, tuple)):
-        raise TypeError(f"a script must be text, a Reply, the fields of one, or a list of these, not {script!r:.80}")
-    return [step for part in script for step in parse_script(part)]
+        raise TypeError(
+            "a script must be text, a Reply, the fields of one, or a list of these, "
+            f"not {script!r:.80}"
+        )
+    return [step for part in script for step in read_steps(part)]
 
 
-def parse_step(text: str) -> Step:
+def read_step(text: str) -> Step:
     """Read one step: reply ["@" delay] ["*" [n]]."""
     rest, star, count = (part.strip() for part in text.partition("*"))
     word, at, delay = (part.strip() for part in rest.partition("@"))
+    try:
+        reply = read_reply(word)
+        if at:
+            reply.delay = read_delay(delay)
+        times = read_count(count) if count else FOREVER if star else 1
+    except ValueError as error:
+        raise ValueError(f"step {text!r:.80}: {error}") from None
+    return Step(reply, times)
+
+
+def read_reply(word: str) -> Reply:
     if word in NAMED:
         reply = copy.copy(NAMED[word])
         reply.word = word
-    elif re.fullmatch("[2-5][0-9][0-9]", word):
-        reply = Reply(int(word))
-    else:
-        raise ValueError(f"step {text!r:.80}: {word!r:.80} is no reply; expected one of {', '.join(NAMED)} or a status from 200 to "
-                         "599, then maybe a delay (@2s, @250ms) and a count (*3, or * for ever)")
-    if at:
-        match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(m?s)", delay)
-        if match:
-            reply.delay = float(match.group(1)) / (1000 if match.group(2) == "ms" else 1)
-        if not match or reply.delay > MAX_SECONDS:
-            raise ValueError(f"step {text!r:.80}: {delay!r:.80} is no delay; it is written like @2s or @250ms, up to @{MAX_SECONDS}s")
-    if count and not re.fullmatch(f"[0-9]{{1,{len(str(MAX_TIMES))}}}", count):
-        raise ValueError(f"step {text!r:.80}: {count!r:.80} is no count; it is written like *3, or * for ever, behind any delay")
-    return Step(reply, int(count) if count else FOREVER if star else 1)
+        return reply
+    if re.fullmatch("[2-5][0-9][0-9]", word):
+        return Reply(int(word))
+    hint = f" ({HINTS[word]})" if word in HINTS else ""
+    raise ValueError(
+        f"{word!r:.80} is no reply{hint}; expected one of {', '.join(NAMED)} or a "
+        "status from 200 to 599, then maybe a delay (@2s, @250ms) and a count (*3, "
+        "or * for ever)"
+    )
+
+
+def read_delay(text: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(m?s)", text)
+    seconds = float(match.group(1)) / (1000 if match.group(2) == "ms" else 1) if match else FOREVER
+    if seconds > MAX_SECONDS:
+        raise ValueError(
+            f"{text!r:.80} is no delay; it is written like @2s or @250ms, up to @{MAX_SECONDS}s"
+        )
+    return seconds
+
+
+def read_count(text: str) -> int:
+    if not re.fullmatch(f"[0-9]{{1,{len(str(MAX_TIMES))}}}", text):
+        raise ValueError(
+            f"{text!r:.80} is no count; it is written like *3, or * for ever, behind any delay"
+        )
+    return int(text)
+
+
+def settle(scripted: Reply, verdict: Reply) -> Reply:
+    """What is sent: the script's reply or, where that accepts, what a healthy service says.
+
+    A scripted reply without a body of its own takes its words from the verdict.
+    """
+    if scripted.accepts and not verdict.accepts:
+        return verdict
+    if scripted.body is not None or scripted.status >= 300:
+        return scripted
+    said = verdict if verdict.accepts else OK.saying(b"{}")
+    if scripted.word == "ok" and not scripted.delay and not scripted.headers:
+        return said
+    reply = said.saying(said.body)
+    if scripted.word != "ok":  # a bare ok says nothing itself
+        reply.word, reply.fault, reply.accepts = scripted.word, scripted.fault, scripted.accepts
+        if scripted.status != 200:
+            reply.status = scripted.status
+    if scripted.headers:
+        reply.headers = {**said.headers, **scripted.headers}
+    reply.delay = scripted.delay or said.delay
+    return reply
 
 
 # ------------------------------------------------------------------------------------------
-# Memory: the script that is playing, the calls that came, and those who wait for them
+# Memory: the script that plays, the calls that came, and those who wait for them.
+# It knows replies, and of a request only where it came from; it knows no socket.
 # ------------------------------------------------------------------------------------------
+
+
+def read_headers(head: bytes) -> http.client.HTTPMessage:
+    """Read the headers behind a request line."""
+    message = http.client.HTTPMessage()  # its own parser trips over a strange Content-Type
+    for line in head.decode("latin-1").split("\n")[1:-2]:
+        name, _, value = line.partition(":")
+        message[name] = value.strip(" \t\r")
+    return message
 
 
 class Call:
@@ -366,29 +582,43 @@ class Call:
 
     `number`       1 for the first call since the last reset
     `received_at`  seconds since the epoch, a float
-    `reply`        the script's word for it ("ok", "503", "reset"), or the status as text where the
-                   request itself was refused ("400")
+    `reply`        the script's word for it ("ok", "503", "reset"), or the status as text where
+                   the request itself was refused ("400")
     `delay`        seconds that the reply was to wait
     `problem`      what was wrong with the request, where that is why it was refused; else None
-    `accepted`     True where the reply is a full success, whether or not the client stays to hear it
+    `accepted`     True where the reply is a full success, whether or not the client stays for it
+    `repeats`      the number of an earlier call with the same body, whose answer was spoilt: HTTP
+                   clients may send such a request again by themselves; else None
     `client`       (host, port)
     `body`         the bytes that came; b"" where the request was refused unread
     """
 
-    __slots__ = ("_arrived", "_head", "accepted", "body", "client", "delay", "number", "problem", "received_at",
-                 "reply")
+    __slots__ = (  # noqa: RUF023 - the public ones in the order of the journal
+        "number",
+        "received_at",
+        "reply",
+        "delay",
+        "problem",
+        "accepted",
+        "repeats",
+        "client",
+        "body",
+        "_head",
+        "_arrived",
+    )
 
-    def __init__(self, number: int, reply: Reply, client: tuple[str, int], head: bytes, body: bytes) -> None:
+    def __init__(self, number: int, reply: Reply, request: Request, repeats: int | None) -> None:
         self.number = number
         self.received_at = time.time()
-        self._arrived = time.perf_counter()  # for intervals, which must not suffer when the wall clock is set
         self.reply = reply.word
         self.delay = reply.delay
         self.problem = reply.problem
         self.accepted = reply.accepts
-        self.client = client
-        self.body = body
-        self._head = head
+        self.repeats = repeats
+        self.client = request.client
+        self.body = request.body
+        self._head = request.head.raw
+        self._arrived = time.perf_counter()  # for intervals: somebody may set the wall clock
 
     @property
     def payload(self) -> Any:
@@ -400,120 +630,123 @@ class Call:
 
     @property
     def headers(self) -> http.client.HTTPMessage:
-        """The headers as they came: a mapping that ignores case, whose `get_all` gives repeated ones."""
-        message = http.client.HTTPMessage()  # by hand, since the e-mail parser trips over a strange Content-Type
-        for line in self._head.decode("latin-1").split("\n")[1:-2]:
-            name, _, value = line.partition(":")
-            message[name] = value.strip(" \t\r")
-        return message
+        """The headers: a mapping that ignores case, whose `get_all` gives repeated ones."""
+        return read_headers(self._head)
+
+    def to_json(self) -> str:
+        """One line of JSON. A body that is no JSON stands there as text."""
+        headers = self.headers
+        fields = {name: getattr(self, name) for name in self.__slots__ if name[0] != "_"}
+        fields["time"] = iso_time(self.received_at)
+        fields["payload"] = self.payload
+        fields["headers"] = {name: ", ".join(headers.get_all(name, [])) for name in headers}
+        body = fields.pop("body")
+        if fields["payload"] is None:
+            fields["body"] = body.decode("utf-8", "replace")
+        return json.dumps(fields)
 
     def __repr__(self) -> str:
         return f"<Call {self.number}: {self.reply} {self.body!r:.200}>"
 
 
-MAX_UNMATCHED = 20  # requests that were no calls and are remembered
+MAX_UNMATCHED = 20  # requests that were no calls
+MAX_EVENTS = 100
+MAX_SPOILT = 20  # calls whose body may come again
+
+
+def with_time(event: Event) -> Event:
+    """A copy of an event that a person can read, too."""
+    return {"event": event["event"], "at": event["at"], "time": iso_time(event["at"]), **event}
 
 
 class Scenario:
     """The script and the memory under one lock, so that call N got reply N.
 
-    `on_call` and `on_unmatched` are called outside the lock, so that they may use the server.
+    The user's functions are called outside the lock, so that they may use the server, and one at a
+    time, in the order of what happened.
     """
 
-    def __init__(self, max_calls: int | None, on_call: Callable[[Call], object] | None,
-                 on_unmatched: Callable[[str], object] | None) -> None:
+    def __init__(
+        self,
+        max_calls: int | None,
+        on_call: Callable[[Call], object] | None,
+        on_event: Callable[[Event], object] | None,
+        on_unmatched: Callable[[str], object] | None,
+    ) -> None:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._released = Alarm()  # rings for the replies that wait now, and is replaced then
-        self._set()
+        self._script = Script()
+        self._released = Alarm()  # ends the delays of now; a reset replaces it
+        self._resets = 0
         self._calls: collections.deque[Call] = collections.deque(maxlen=max_calls)
-        self._counts = {"calls": 0, "heartbeats": 0}  # since the last reset, also those that max_calls dropped
+        self._counts = {"calls": 0, "heartbeats": 0}  # also those that max_calls dropped
+        self._spoilt: collections.deque[Call] = collections.deque(maxlen=MAX_SPOILT)
         self._unmatched: collections.deque[str] = collections.deque(maxlen=MAX_UNMATCHED)
+        self._events: collections.deque[Event] = collections.deque(maxlen=MAX_EVENTS)
         self._on_call = on_call
+        self._on_event = on_event
         self._on_unmatched = on_unmatched
+        self._unreported: collections.deque[tuple[str, Any, Any, threading.Thread]]
+        self._unreported = collections.deque()
         self._reporting = threading.Lock()
-        self._unreported: collections.deque[tuple[Call, threading.Thread]] = collections.deque()
-        #: The thread that is in on_call, and the one whose call that is.
-        self.reporting: tuple[threading.Thread, threading.Thread] | None = None
+        #: The thread that calls the user's function, and the thread whose news that is.
+        self.reporter: tuple[threading.Thread, threading.Thread] | None = None
 
-    def play(self, steps: list[Step], loop: bool) -> None:
+    # -- The script
+
+    def play(self, script: Script) -> None:
         with self._lock:
-            self._set(steps, loop)
+            self._play(script)
+        self._report()
 
-    def _set(self, steps: Sequence[Step] = (), loop: bool = False) -> None:
-        self._steps = collections.deque(step for step in steps if step.times)
-        self._loop = loop
-
-    def end(self, script: str) -> None:
-        """End the script that is playing if that is what is left of it."""
+    def end(self, text: str) -> None:
+        """End the script that plays if this is what is left of it."""
         with self._lock:
-            if self._text() == script:
-                self._set()
+            if str(self._script) == text:
+                self._play(Script())
+        self._report()
+
+    def _play(self, script: Script) -> None:
+        self._script = script
+        self._note("script", script=str(script), loop=script.loop)
 
     def script(self) -> tuple[str, bool]:
         """What is left of the script, and whether it loops."""
         with self._lock:
-            return self._text(), self._loop
+            return str(self._script), self._script.loop
 
-    def _text(self) -> str:
-        return ", ".join(map(str, self._steps))
-
-    def _next(self) -> Reply:
-        if not self._steps:
-            return NAMED["ok"]
-        step = self._steps[0]
-        step.times -= 1
-        if not step.times:
-            self._steps.popleft()
-        if self._loop and step.times != FOREVER:  # a loop puts back at the end what it takes from the front
-            if self._steps and self._steps[-1].reply is step.reply:
-                self._steps[-1].times += 1
-            else:
-                self._steps.append(Step(step.reply))
-        return step.reply
-
-    def take(self, client: tuple[str, int], head: bytes, body: bytes, refusal: Reply | None) -> tuple[Reply, Alarm]:
-        """Record a call, with its reply: the next of the script, or in place of a success the `refusal`, if there is one.
-
-        Returns the reply, and the alarm that ends its delay.
-        """
+    def take(self, request: Request, verdict: Reply) -> Reply:
+        """Record a call, and return the reply to it. The script decides, or the verdict."""
         with self._lock:
-            reply = self._next()
-            if reply.accepts and refusal is not None:
-                reply = refusal
-            self._counts["calls"] += 1
-            self._counts["heartbeats"] += reply.accepts
-            call = Call(self._counts["calls"], reply, client, head, body)
-            self._calls.append(call)
-            if self._on_call is not None:
-                self._unreported.append((call, threading.current_thread()))
-            released = self._released
+            settled = settle(self._script.next_reply(), verdict)
+            reply = settled.saying(settled.body)
+            reply.released = self._released
+            self._record(reply, request)
             self._changed.notify_all()
-        if self._on_call is not None:
-            self._report(self._on_call)
-        return reply, released
+        self._report(FOREVER)
+        return reply
 
-    def _report(self, on_call: Callable[[Call], object]) -> None:
-        with self._reporting:  # who comes first reports for the others, who wait here: order, before any reply
-            while self._unreported:
-                call, thread = self._unreported.popleft()
-                self.reporting = threading.current_thread(), thread
-                tell("on_call", on_call, call)
-            self.reporting = None
+    # -- The calls
+
+    def _record(self, reply: Reply, request: Request) -> None:
+        self._counts["calls"] += 1
+        self._counts["heartbeats"] += reply.accepts
+        call = Call(self._counts["calls"], reply, request, self._find_spoilt(request.body))
+        self._calls.append(call)
+        if reply.fault not in (None, "drip"):
+            self._spoilt.append(call)
+        self._queue("on_call", self._on_call, call)
+
+    def _find_spoilt(self, body: bytes) -> int | None:
+        for call in self._spoilt:
+            if call.body == body:
+                self._spoilt.remove(call)  # it was answered again; the next is another heartbeat
+                return call.number
+        return None
 
     def calls(self) -> list[Call]:
         with self._lock:
             return list(self._calls)
-
-    def add_unmatched(self, what: str) -> None:
-        with self._lock:
-            self._unmatched.append(what)
-        if self._on_unmatched is not None:
-            tell("on_unmatched", self._on_unmatched, what)
-
-    def unmatched(self) -> list[str]:
-        with self._lock:
-            return list(self._unmatched)
 
     def count(self, what: str) -> int:
         with self._lock:
@@ -521,11 +754,80 @@ class Scenario:
 
     def reset(self) -> None:
         with self._lock:
-            self._set()
-            self._calls.clear()
-            self._unmatched.clear()
-            self._counts = dict.fromkeys(self._counts, 0)
             self._release()
+            self._resets += 1
+            self._script = Script()
+            self._calls.clear()
+            self._counts = dict.fromkeys(self._counts, 0)
+            self._spoilt.clear()
+            self._unmatched.clear()
+            self._events.clear()
+            self._note("reset")
+        self._report()
+
+    # -- What else happened
+
+    def note(self, event: str, **fields: object) -> None:
+        """Remember what was done to the fake."""
+        with self._lock:
+            self._note(event, **fields)
+        self._report()
+
+    def note_apart(self, event: str, **fields: object) -> None:
+        """The same from a thread that must not run the user's functions."""
+        with self._lock:
+            self._note(event, **fields)
+        if self._unreported:
+            _thread.start_new_thread(self._report, ())
+
+    def finish_reports(self) -> None:
+        """Wait for the user's functions, but not for one that hangs, or that we are in."""
+        if self.reporter is None or self.reporter[0] is not threading.current_thread():
+            self._report(PATIENCE)
+
+    def _note(self, name: str, **fields: object) -> None:
+        event = {"event": name, "at": time.time(), **fields}
+        self._events.append(event)
+        self._queue("on_event", self._on_event, event)
+
+    def note_unmatched(self, what: str) -> None:
+        """Remember what came that is no call."""
+        with self._lock:
+            self._unmatched.append(what)
+            event = {"event": "unmatched", "at": time.time(), "unmatched": what}
+            self._queue("on_event", self._on_event, event)
+            self._queue("on_unmatched", self._on_unmatched, what)
+        self._report(FOREVER)
+
+    def events(self) -> list[Event]:
+        with self._lock:
+            events = list(self._events)
+        return [with_time(event) for event in events]
+
+    def unmatched(self) -> list[str]:
+        with self._lock:
+            return list(self._unmatched)
+
+    def _queue(self, name: str, function: Callable[[Any], object] | None, news: object) -> None:
+        if function is not None:
+            self._unreported.append((name, function, news, threading.current_thread()))
+
+    def _report(self, patience: float = 0.0) -> None:
+        """Call the user's functions. One thread does it for all; others wait for so many seconds.
+
+        Only who has a client to answer waits for ever, so that no method hangs with on_call.
+        """
+        while self._unreported and self._reporting.acquire(timeout=min(patience, MAX_SECONDS)):
+            try:
+                while self._unreported:
+                    name, function, news, thread = self._unreported.popleft()
+                    self.reporter = threading.current_thread(), thread
+                    call_user(name, function, with_time(news) if name == "on_event" else news)
+            finally:
+                self.reporter = None
+                self._reporting.release()
+
+    # -- Waiting
 
     def release(self) -> None:
         """Let go the replies that are delayed, and make waiters check again whether to give up."""
@@ -533,39 +835,90 @@ class Scenario:
             self._release()
             self._changed.notify_all()
 
-    def released(self) -> Alarm:
-        with self._lock:
-            return self._released
-
     def _release(self) -> None:
         self._released.ring()
         self._released = Alarm()
 
-    def wait(self, what: str, n: int, timeout: float, given_up: Callable[[], bool]) -> None:
-        """Block until there are `n` calls or heartbeats; TimeoutError tells what there was instead."""
-        check_whole("n", n, 0)
-        timeout = check_seconds("timeout", timeout)
+    def released(self) -> Alarm:
         with self._lock:
-            self._changed.wait_for(lambda: self._counts[what] >= n or given_up(), timeout)
-            count, calls, unmatched = self._counts[what], list(self._calls), list(self._unmatched)
-        if count < n:
-            cause = "the server was stopped; " if given_up() else ""
-            timeline = ", ".join(["..."] * (len(calls) > 20) + [call.reply for call in calls[-20:]])
-            story = [f"{cause}{count} of {n} {what} in {timeout} s", f"calls: {timeline}" if calls else "no calls"]
-            story += [f"last problem: {call.problem}" for call in calls if call.problem][-1:]
-            story += [f"unmatched: {unmatched[-3:]}"] if unmatched else []
-            raise TimeoutError("; ".join(story))
+            return self._released
+
+    def wait(
+        self,
+        what: str,
+        n: int,
+        timeout: float,
+        fits: Callable[[Call], object] | None,
+        given_up: Callable[[], bool],
+    ) -> list[Call]:
+        """Block until there are `n` calls or heartbeats, or `n` that fit; return those calls.
+
+        Raises TimeoutError that tells what there was instead.
+        """
+        deadline = time.monotonic() + check_seconds("timeout", timeout)
+        check_whole("n", n, 0)
+        resets = seen = 0
+        fitting: list[Call] = []
+        while True:
+            with self._lock:
+                if resets != self._resets:
+                    resets, seen, fitting = self._resets, 0, []
+                new = [] if fits is None else self._calls_after(seen)
+                seen, found = self._counts["calls"], self._counts[what]
+            if fits is not None:  # the user's function: outside the lock, once for each call
+                fitting += [call for call in new if fits(call)]
+                found = len(fitting)
+            if found >= n:
+                return self.calls() if fits is None else fitting
+            left = deadline - time.monotonic()
+            if left <= 0 or given_up():
+                fit = "" if fits is None else " that fit"
+                raise TimeoutError(
+                    f"{found} of {n} {what}{fit} in {float(timeout)} s; {self._story()}"
+                )
+            self._await_news(seen, resets, given_up, left)
+
+    def _await_news(
+        self, seen: int, resets: int, given_up: Callable[[], bool], timeout: float
+    ) -> None:
+        def is_news() -> bool:
+            return (self._counts["calls"], self._resets) != (seen, resets) or given_up()
+
+        with self._lock:
+            self._changed.wait_for(is_news, timeout)
+
+    def _calls_after(self, number: int) -> list[Call]:
+        new = []
+        for call in reversed(self._calls):
+            if call.number <= number:
+                break
+            new.append(call)
+        return new[::-1]
+
+    def _story(self) -> str:
+        """What came, for a person who waited for something else."""
+        with self._lock:
+            calls, unmatched = list(self._calls), list(self._unmatched)
+        timeline = ["..."] * (len(calls) > 20) + [call.reply for call in calls[-20:]]
+        story = [f"calls: {', '.join(timeline)}" if calls else "no calls"]
+        story += [f"last problem: {call.problem}" for call in calls if call.problem][-1:]
+        story += [f"unmatched: {unmatched[-3:]}"] if unmatched else []
+        return "; ".join(story)
 
 
 # ------------------------------------------------------------------------------------------
-# Contract: what the specification says of a heartbeat, for strict=True
+# Contract: what the specification says of a heartbeat, for strict=True. Pure functions.
 # ------------------------------------------------------------------------------------------
+
+ISO_8601 = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})([.,][0-9]+)?"
+    r"(Z|[+-]([01][0-9]|2[0-3]):?[0-5][0-9])"
+)
 
 
 def is_time(value: object) -> bool:
-    """Is it ISO 8601 with a zone? Before Python 3.11, fromisoformat() knows neither Z nor all fractions."""
-    match = isinstance(value, str) and re.fullmatch(
-        r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})([.,][0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):?[0-5][0-9])", value)
+    """Is it ISO 8601 with a zone? Before 3.11, fromisoformat() knows no Z, nor all fractions."""
+    match = ISO_8601.fullmatch(value) if isinstance(value, str) else None
     try:
         return bool(match and datetime.datetime.fromisoformat(match.group(1)))
     except ValueError:  # the 30th of February
@@ -584,15 +937,23 @@ def is_object(value: object) -> bool:
     return isinstance(value, dict)
 
 
+def is_name(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def is_state(value: object) -> bool:
+    return value in ("CLOSED", "OPEN", "HALF_OPEN")
+
+
 CONTRACT = (
     ("timestamp", is_time, "an ISO 8601 time with a zone, like 2025-10-09T12:00:00Z"),
-    ("adapter_id", lambda value: isinstance(value, str) and value != "", "a non-empty string"),
+    ("adapter_id", is_name, "a non-empty string"),
     ("buffer_status", is_object, "an object"),
     ("buffer_status.total_capacity", is_count, "a whole number, 0 or more"),
     ("buffer_status.current_queued", is_count, "a whole number, 0 or more"),
     ("buffer_status.percent_full", is_number, "a number"),
     ("circuit_breaker", is_object, "an object"),
-    ("circuit_breaker.state", lambda value: value in ("CLOSED", "OPEN", "HALF_OPEN"), "CLOSED, OPEN or HALF_OPEN"),
+    ("circuit_breaker.state", is_state, "CLOSED, OPEN or HALF_OPEN"),
     ("circuit_breaker.failure_count", is_count, "a whole number, 0 or more"),
 )
 
@@ -613,74 +974,108 @@ def contract_problems(payload: dict[str, Any]) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------
-# Wire: reads a whole request, asks for the reply, sends it, honest or faulty
+# Wire: bytes to requests, replies to bytes, honest or faulty. It knows no route and no text of the
+# service: for these it asks the app, by `check_head`, `answer` and `note_unmatched`.
 # ------------------------------------------------------------------------------------------
 
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])")
 HEADER_LINE = re.compile(rf"({TOKEN}):([^\0\r\n]*)")
+CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(;[^\r\n]*)?\r\n")
 BLANK = (b"\r\n", b"\n")
 MAX_HEAD = 65536  # bytes of request line and headers
 MAX_HEADERS = 100
 MAX_BODY = 1 << 20  # bytes
-TOO_LONG = f"the body is longer than {MAX_BODY} bytes"
-LINGER = 2.0  # seconds for which a client is heard out whose request was not read to its end
-DRIP_INTERVAL = 0.1  # seconds between two bytes: short for a time-out per read, long for the whole reply
+LINGER = 2.0  # seconds to read on from a client whose request was not read to its end
+DRIP_INTERVAL = 0.1  # seconds between bytes: short for a read's time-out, long for the whole reply
 GARBAGE = b"\x15\x03\x01\x00\x02\x02\x46 this is not HTTP\r\n\r\n"
 
 
-class ProtocolError(Exception):
-    """Bytes that are no request; nobody can tell where the next one would begin."""
+class Refusal(Exception):
+    """What is wrong with a request, and the Reply that says so."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        problems: Sequence[str] = (),
+    ) -> None:
         super().__init__(message)
-        self.status = status
+        body = {"error": message, "problems": problems} if problems else {"error": message}
+        self.reply = Reply(status, body, headers)
+        self.reply.problem = "; ".join(problems) or message
+
+
+TOO_LONG = f"the body is longer than {MAX_BODY} bytes"
 
 
 class Head:
-    """A request line and headers, read strictly: what two servers could understand in two ways is a ProtocolError (RFC 9112)."""
+    """A request line and headers, read strictly.
+
+    What two servers could understand in two ways is a Refusal (RFC 9112).
+    """
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
-        lines = re.split("\r?\n", raw.decode("latin-1"))
-        match = REQUEST_LINE.fullmatch(lines[0])
-        if not match:
-            raise ProtocolError(400, f"malformed request line {lines[0]!r:.80}; it should be like 'GET /health HTTP/1.1'")
-        self.method, target, major, minor = match.groups()
-        if major != "1":
-            raise ProtocolError(505, f"HTTP/{major}.{minor} is not spoken here; HTTP/1.1 is")
-        self.path, _, self.query = re.sub("^(?i:https?)://[^/?]*", "", target).partition("?")
+        first, *lines = re.split("\r?\n", raw.decode("latin-1"))
+        self._read_request_line(first)
         self.fields: dict[str, str] = {}  # by lower-case name; repeated ones joined by commas
-        for line in lines[1:-2]:
-            match = HEADER_LINE.fullmatch(line)
-            if not match:
-                raise ProtocolError(400, f"malformed header line {line!r:.80}; it should be like 'Name: value'")
-            name, value = match.group(1).lower(), match.group(2).strip(" \t")
-            self.fields[name] = f"{self.fields[name]}, {value}" if name in self.fields else value
-        self.is_http_1_0 = minor == "0"
-        options = [option.strip().lower() for option in self.fields.get("connection", "").split(",")]
-        self.keep_alive = "close" not in options and (not self.is_http_1_0 or "keep-alive" in options)
+        for line in lines[:-2]:
+            self._read_header_line(line)
+        options = [each.strip().lower() for each in self.fields.get("connection", "").split(",")]
+        self.keep_alive = "close" not in options and (
+            not self.is_http_1_0 or "keep-alive" in options
+        )
         self.is_chunked = self._is_chunked()
         self.length = self._content_length()
-        self.expects_continue = (self.fields.get("expect", "").lower() == "100-continue"
-                                 and not self.is_http_1_0 and (self.is_chunked or self.length > 0))
+        has_body = self.is_chunked or self.length > 0
+        self.expects_continue = (
+            has_body
+            and not self.is_http_1_0
+            and self.fields.get("expect", "").lower() == "100-continue"
+        )
+
+    def _read_request_line(self, line: str) -> None:
+        match = REQUEST_LINE.fullmatch(line)
+        if not match:
+            raise Refusal(
+                400,
+                f"malformed request line {line!r:.80}; it should be like 'GET /health HTTP/1.1'",
+            )
+        self.method, target, major, minor = match.groups()
+        if major != "1":
+            raise Refusal(505, f"HTTP/{major}.{minor} is not spoken here; HTTP/1.1 is")
+        self.is_http_1_0 = minor == "0"
+        self.path, _, self.query = re.sub("^(?i:https?)://[^/?]*", "", target).partition("?")
+
+    def _read_header_line(self, line: str) -> None:
+        match = HEADER_LINE.fullmatch(line)
+        if not match:
+            raise Refusal(
+                400, f"malformed header line {line!r:.80}; it should be like 'Name: value'"
+            )
+        name, value = match.group(1).lower(), match.group(2).strip(" \t")
+        self.fields[name] = f"{self.fields[name]}, {value}" if name in self.fields else value
 
     def _is_chunked(self) -> bool:
         coding = self.fields.get("transfer-encoding")
         if coding is None:
             return False
         if self.is_http_1_0 or "content-length" in self.fields:
-            raise ProtocolError(400, f"Transfer-Encoding does not go with {'HTTP/1.0' if self.is_http_1_0 else 'Content-Length'}")
+            other = "HTTP/1.0" if self.is_http_1_0 else "Content-Length"
+            raise Refusal(400, f"Transfer-Encoding does not go with {other}")
         if coding.lower() != "chunked":
-            raise ProtocolError(501, f"Transfer-Encoding {coding!r:.80} is not understood; 'chunked' is")
+            raise Refusal(501, f"Transfer-Encoding {coding!r:.80} is not understood; 'chunked' is")
         return True
 
     def _content_length(self) -> int:
-        first, *others = (length.strip(" \t") for length in self.fields.get("content-length", "0").split(","))
+        given = self.fields.get("content-length", "0")
+        first, *others = (length.strip(" \t") for length in given.split(","))
         if not re.fullmatch("[0-9]+", first):
-            raise ProtocolError(400, f"Content-Length must be plain digits, not {first!r:.80}")
+            raise Refusal(400, f"Content-Length must be plain digits, not {first!r:.80}")
         if any(length != first for length in others):
-            raise ProtocolError(400, f"Content-Lengths that differ: {self.fields['content-length']:.80}")
-        digits = first.lstrip("0") or "0"  # int() takes 4,300 at the most, zeros included
+            raise Refusal(400, f"Content-Lengths that differ: {given:.80}")
+        digits = first.lstrip("0") or "0"  # int() counts zeros in front, and takes 4,300 digits
         return int(digits) if len(digits) < 19 else sys.maxsize
 
 
@@ -688,45 +1083,57 @@ parse_head = functools.lru_cache(maxsize=32)(Head)  # a client sends the same he
 
 
 class Request:
-    """What came, who is to answer it, and what is wrong with it, if anything."""
+    """A request as it came.
 
-    __slots__ = ("answer", "body", "client", "head", "payload", "refusal", "success")
+    `method`, `path`, `query`  from its first line
+    `headers`                  a mapping that ignores case
+    `body`                     bytes; b"" where it was refused unread
+    `payload`                  the body as JSON; None where it is not JSON
+    `client`                   (host, port)
+    """
 
-    def __init__(self, head: Head, client: tuple[str, int]) -> None:
+    __slots__ = ("body", "client", "head", "refusal")
+
+    def __init__(
+        self, head: Head, client: tuple[str, int], body: bytes, refusal: Refusal | None
+    ) -> None:
         self.head = head
         self.client = client
-        self.body = b""
-        self.payload: dict[str, Any] = {}
-        self.success = b"{}"  # what the service says when it accepts
-        self.refusal: Reply | None = None  # what a service that works would say in place of a success
-        self.answer: Answer | None = None
+        self.body = body
+        self.refusal = refusal  # for what is wrong whatever the body says
 
-    def refuse(self, status: int, message: str, headers: Mapping[str, str] | None = None, problems: Sequence[str] = ()) -> None:
-        """Note what is wrong, unless something else has been noted."""
-        if self.refusal is None:
-            body = {"error": message, "problems": problems} if problems else {"error": message}
-            refusal = Reply(status, body, headers)
-            refusal.problem = "; ".join(problems) or message
-            self.refusal = refusal
+    @property
+    def method(self) -> str:
+        return self.head.method
 
-    def parse(self) -> None:
-        """Set `payload` to the JSON object in the body, or note what is wrong with it."""
-        if self.refusal is not None:
-            return
+    @property
+    def path(self) -> str:
+        return self.head.path
+
+    @property
+    def query(self) -> str:
+        return self.head.query
+
+    @property
+    def headers(self) -> http.client.HTTPMessage:
+        return read_headers(self.head.raw)
+
+    @property
+    def payload(self) -> Any:
+        try:
+            return parse_json(self.body)
+        except ValueError:
+            return None
+
+    def parse(self) -> dict[str, Any]:
+        """Return the JSON object in the body; a Refusal says why there is none."""
         try:
             payload = parse_json(self.body)
         except ValueError as error:
-            self.refuse(400, str(error))
-        else:
-            if isinstance(payload, dict):
-                self.payload = payload
-            else:
-                self.refuse(400, f"the body must be a JSON object, not {reprlib.repr(payload)}")
-
-
-def add_route(routes: Routes, method: str, path: str, answer: Answer) -> None:
-    """Have a path take a method, beside those that it takes already."""
-    routes.setdefault(path, {})[method] = answer
+            raise Refusal(400, str(error)) from None
+        if not isinstance(payload, dict):
+            raise Refusal(400, f"the body must be a JSON object, not {reprlib.repr(payload)}")
+        return payload
 
 
 def phrase(status: int) -> str:
@@ -739,19 +1146,21 @@ def http_date(second: int) -> str:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection: requests in, replies out, until a side has had enough.
+    """One connection: requests in, replies out, until one side closes.
 
-    Whoever stops in the middle of a request raises an OSError here, which ends the connection in silence.
+    A client that leaves in the middle of a request raises an OSError here, which ends the
+    connection in silence.
     """
 
     disable_nagle_algorithm = True  # or the second small reply would wait 40 ms for an ACK
     server: Listener
-    rfile: io.BufferedReader
+    rfile: BufferedReader
     must_linger = False  # may the client go on sending what nobody reads?
-    released: Alarm  # which ends the delay of a reply
+    released: Alarm | None = None  # ends the delay of the reply
 
     def handle(self) -> None:
-        if self.rfile.peek(1)[:1] == b"\x16":  # a TLS hello need not hold the line break that readline() awaits
+        # A TLS hello need not hold the line break that readline() waits for.
+        if self.rfile.peek(1)[:1] == b"\x16":
             self.send_error(400, "this is TLS, and the port speaks plain HTTP")
         else:
             super().handle()
@@ -763,48 +1172,52 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         try:
             request = self.read_request()
-        except ProtocolError as error:
-            self.send_error(error.status, str(error))
+        except Refusal as refusal:
+            self.send_error(refusal.reply.status, str(refusal))
             return
         self.check_open()
         try:
-            reply, self.released = self.server.app.answer(request)
+            reply = self.server.app.answer(request)
             self.close_connection = self.close_connection or self.server.is_closing
             head, body = self.compose(reply, request)
         except BaseException:  # noqa: BLE001 - whatever it is, the client gets an answer
-            log_bug(f"{request.head.method} {request.head.path} failed")
-            reply, self.released = Reply(500, {"error": "a bug in the fake; its log tells more"}), Alarm()
+            log_bug(f"{request.method} {request.path} failed")
+            reply = Reply(500, {"error": "a bug in the fake; its log tells more"})
             head, body = self.compose(reply, request)
+        self.released = reply.released
         if reply.delay:
             self.pause(reply.delay)
         getattr(self, f"send_{reply.fault or 'whole'}")(head, body)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer, in JSON, what is no request, and close. (The name is http.server's, should it ever call it.)"""
-        self.server.app._note_unmatched(f"{code} {message}")
+        """Answer in JSON what is no request, and close. (The name is http.server's.)"""
+        self.server.app.note_unmatched(f"{code} {message}")
         self.close_after_this()
         self.send_whole(*self.compose(Reply(code, {"error": message})))
 
     # -- Reading
 
     def read_request(self) -> Request:
-        """Read a whole request, and note what is wrong with it as far as HTTP goes."""
+        """Read a whole request; raise Refusal where nobody could tell where the next begins."""
         head = parse_head(self.read_head())
-        request = Request(head, self.client_address)
-        self.route(request)
+        refusal = self.server.app.check_head(head)
         if head.length > MAX_BODY:
-            request.refuse(413, TOO_LONG)
-        if head.length > MAX_BODY or (head.expects_continue and request.refusal is not None):
-            self.close_after_this()  # the body is not worth reading, or may never come
-            return request
+            refusal = refusal or Refusal(413, TOO_LONG)
+        body = b""
+        if head.length > MAX_BODY or (head.expects_continue and refusal is not None):
+            self.close_after_this()  # the body is too long, or the client may not send it
+            return Request(head, self.client_address, body, refusal)
         if head.expects_continue:
             self.connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.close_connection = not head.keep_alive
-        if head.is_chunked:
-            self.read_chunks(request)
+        if not head.is_chunked:
+            body = self.read_bytes(head.length)
         else:
-            request.body = self.read_bytes(head.length)
-        return request
+            chunks = self.read_chunks()
+            if chunks is None:
+                refusal = refusal or Refusal(413, TOO_LONG)
+            body = chunks or b""
+        return Request(head, self.client_address, body, refusal)
 
     def read_head(self) -> bytes:
         line = self.read_line()
@@ -823,14 +1236,14 @@ class Handler(BaseHTTPRequestHandler):
         lines, size = [line], len(line)
         while line not in BLANK:
             if size >= MAX_HEAD or len(lines) > MAX_HEADERS + 1:
-                raise ProtocolError(431, f"more than {MAX_HEADERS} headers, or {MAX_HEAD} bytes of them")
+                raise Refusal(431, f"more than {MAX_HEADERS} headers, or {MAX_HEAD} bytes of them")
             line = self.read_line()
             lines.append(line)
             size += len(line)
         return b"".join(lines)
 
     def check_open(self) -> None:
-        """Stop here after close(): what came before could still be read, but must not be answered."""
+        """Stop here after close(): earlier input could still be read, but must not be answered."""
         if self.server.is_closing:
             raise ConnectionAbortedError("we left")
 
@@ -841,86 +1254,68 @@ class Handler(BaseHTTPRequestHandler):
             raise ConnectionAbortedError("the client left")
         return data
 
-    def read_chunks(self, request: Request) -> None:
-        """Read a chunked body (RFC 9112, section 7.1); extensions and trailers mean nothing here."""
+    def read_chunks(self) -> bytes | None:
+        """Read a chunked body (RFC 9112, section 7.1); None where it is too long.
+
+        Extensions and trailers mean nothing here.
+        """
         body, size = bytearray(), -1
         while size:
             line = self.read_line()
-            match = re.fullmatch(rb"([0-9A-Fa-f]{1,8})[ \t]*(;[^\r\n]*)?\r\n", line)
+            match = CHUNK_LINE.fullmatch(line)
             if not match:
-                raise ProtocolError(400, f"malformed chunk size {line.decode('latin-1')!r:.80}; it should be like '1f'")
+                raise Refusal(
+                    400,
+                    f"malformed chunk size {line.decode('latin-1')!r:.80}; it should be like '1f'",
+                )
             size = int(match.group(1), 16)
             if len(body) + size > MAX_BODY:
-                request.refuse(413, TOO_LONG)
                 self.close_after_this()
-                return
+                return None
             body += self.read_bytes(size)
             if size and self.read_line(2) != b"\r\n":
-                raise ProtocolError(400, f"a chunk does not end after the {size} bytes that it announced")
+                raise Refusal(400, f"a chunk does not end after the {size} bytes that it announced")
         self.read_lines(self.read_line())
-        request.body = bytes(body)
-
-    def route(self, request: Request) -> None:
-        """Find who answers, and refuse what can be refused without the body."""
-        head, routes = request.head, self.server.app.routes
-        methods = routes.get(head.path)
-        if methods is None:
-            known = ", ".join(f"{method} {path}" for path in routes for method in routes[path])
-            request.refuse(404, f"there is no {head.path:.200} here; there are {known}")
-            return
-        answer = methods.get("GET" if head.method == "HEAD" else head.method)
-        if answer is None:
-            allowed = ", ".join(methods) + (", HEAD" if "GET" in methods else "")
-            request.refuse(405, f"{head.path} takes {allowed}, not {head.method:.40}", {"Allow": allowed})
-            return
-        request.answer = answer
-        coding = head.fields.get("content-encoding", "identity")
-        if coding.lower() != "identity":
-            request.refuse(415, f"Content-Encoding {coding!r:.80} is not understood; send the body as it is")
-        kind = head.fields.get("content-type", "missing")
-        if head.method in ("POST", "PUT") and kind.partition(";")[0].strip().lower() != "application/json":
-            request.refuse(415, f"Content-Type must be application/json; it is {kind:.80}")
+        return bytes(body)
 
     # -- Sending
 
     def compose(self, reply: Reply, request: Request | None = None) -> tuple[bytes, bytes]:
         """Make the head and the body of a reply, as they are before any fault spoils them."""
-        body = self.default_body(reply.status, request) if reply.body is None else reply.body
-        given = {name.lower(): value for name, value in reply.headers.items()}
-        if given.get("connection", "").lower() == "close":
+        given = {name.lower(): value.lower() for name, value in reply.headers.items()}
+        if given.get("connection") == "close":
             self.close_connection = True
+        body = reply.body or b""
+        headers = self.usual_headers(reply, body, request)
+        if given:
+            headers = {name: value for name, value in headers.items() if name.lower() not in given}
+            headers.update(reply.headers)
+        if reply.status in (204, 304) or (request is not None and request.method == "HEAD"):
+            body = b""
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        head = f"HTTP/1.1 {reply.status} {phrase(reply.status)}\r\n{lines}\r\n"
+        return head.encode("latin-1"), body
+
+    def usual_headers(self, reply: Reply, body: bytes, request: Request | None) -> dict[str, str]:
         headers = {"Server": "mock_odoo", "Date": http_date(int(time.time()))}
-        if reply.status not in (204, 304):  # those have no body to tell of (RFC 9110, section 8.6)
-            headers["Content-Type"] = "application/json" if reply.is_json else "text/plain; charset=utf-8"
+        if reply.status not in (204, 304):  # these have no body to tell of (RFC 9110, section 8.6)
+            kind = "application/json" if reply.is_json else "text/plain; charset=utf-8"
+            headers["Content-Type"] = kind
             headers["Content-Length"] = str(len(body))
         if self.close_connection:
             headers["Connection"] = "close"
         elif request is not None and request.head.is_http_1_0:
             headers["Connection"] = "keep-alive"
-        if given:
-            headers = {name: value for name, value in headers.items() if name.lower() not in given}
-            headers.update(reply.headers)
-        if reply.status in (204, 304) or (request is not None and request.head.method == "HEAD"):
-            body = b""
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        return f"HTTP/1.1 {reply.status} {phrase(reply.status)}\r\n{lines}\r\n".encode("latin-1"), body
-
-    def default_body(self, status: int, request: Request | None) -> bytes:
-        """What the service itself says with this status."""
-        if status < 300:
-            return request.success if request is not None else b""
-        if status < 400:
-            return b""
-        return encode({"error": f"{self.server.app.service} service unavailable" if status == 503 else phrase(status)})
+        return headers
 
     def close_after_this(self) -> None:
         """Make this the last request, although the client may go on sending."""
         self.close_connection = self.must_linger = True
 
     def lingering_close(self) -> None:
-        """Close our half and hear the client out, for a while.
+        """Close our half, and read on for a while.
 
-        To close at once, with bytes unread, would reset the connection and lose the reply on its way.
+        To close at once, with bytes unread, would reset the connection: the reply would be lost.
         """
         socket.socket.shutdown(self.connection, socket.SHUT_WR)
         deadline, seconds, left = time.monotonic() + LINGER, LINGER, 64 * MAX_BODY
@@ -933,12 +1328,13 @@ class Handler(BaseHTTPRequestHandler):
             seconds = deadline - time.monotonic()
 
     def pause(self, seconds: float | None) -> bool:
-        """Wait: True when the time is up, False as soon as the client leaves or the reply is let go."""
-        with self.released:
+        """Wait: True when the time is up, False when the client leaves or the reply is let go."""
+        released = self.released or Alarm()
+        with released:
             if self.server.state >= CLOSED:
                 return False
             try:
-                return not self.released.wait(seconds, self.connection, HUNG_UP)
+                return not released.wait(seconds, self.connection, HUNG_UP)
             except ValueError:  # the connection was closed on our side
                 return False
 
@@ -956,7 +1352,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_truncate(self, head: bytes, body: bytes) -> None:
         whole = head + body
-        self.connection.sendall(whole[: len(head) + len(body) // 2] if body else whole[:10])  # then, within the status
+        half = len(head) + len(body) // 2 if body else 10  # without a body, within the status line
+        self.connection.sendall(whole[:half])
         self.close_after_this()
 
     def send_garbage(self, head: bytes, body: bytes) -> None:
@@ -976,11 +1373,13 @@ class Handler(BaseHTTPRequestHandler):
 
 
 # ------------------------------------------------------------------------------------------
-# Listener: owns every socket and every thread
+# Listener: owns every socket and every thread. It hands the app's connections to the Wire, and
+# knows nothing of HTTP itself.
 # ------------------------------------------------------------------------------------------
 
 EXCLUSIVE: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)  # Windows alone has it
-LINGER_OPTION = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # struct linger: on, 0 s
+#: As the system has its struct linger: drop what is unsent, and close with a RST.
+NO_LINGER = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 PATIENCE = 5.0  # seconds that stop() gives the threads to end
 MAX_IDLE_WORKERS = 32
 NEW, RESERVED, OPEN, CLOSED, ENDED = range(5)  # the life of a listener, which only goes forward
@@ -989,7 +1388,7 @@ NEW, RESERVED, OPEN, CLOSED, ENDED = range(5)  # the life of a listener, which o
 def cut(connection: socket.socket) -> None:
     """End a connection both ways, which wakes whoever reads it; closing it would not."""
     try:
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # an SSLSocket's own would drop its state
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # an SSLSocket's would drop its state
     except OSError:  # the client was faster
         pass
 
@@ -1031,24 +1430,37 @@ class Listener(ThreadingHTTPServer):
 
     request_queue_size = 1024  # with socketserver's 5, a burst of clients takes seconds to connect
 
-    def __init__(self, host: str, port: int, app: MockOdooServer, delay: float | None,
-                 earlier: Sequence[Listener]) -> None:
-        """Open after `delay` seconds, or for None when asked to; the earlier ones had the port."""
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        app: MockOdooServer,
+        delay: float | None,
+        earlier: Sequence[Listener],
+        opened: Callable[[Listener], object],
+        closed: Callable[[], object],
+    ) -> None:
+        """Open after `delay` seconds, or for None when asked to; `earlier` ones had the port.
+
+        The thread calls `opened` before it accepts, and `closed` after it has cut everybody.
+        """
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), Handler, bind_and_activate=False)
         self.server_port = port
         self.app = app
         self.delay = delay
         self.earlier = earlier
+        self._opened = opened
+        self._closed = closed
         self.state = NEW
         self.error: Exception | None = None  # why it could not be opened
         self.is_closing = False
         self._has_begun = False
         self._spared: threading.Thread | None = None
         self._alarm = Alarm()  # wakes the acceptor, which is to open or to close
-        self._news = Alarm()  # wakes those who wait for the next state
+        self._waiting: list[Any] = []  # locks of those who wait for the next state
         self._process = os.getpid()
-        self._lock = threading.RLock()  # guards what follows; a signal handler may call stop() within
+        self._lock = threading.RLock()  # guards what follows
         self._workers: set[Worker] = set()
         self._idle: list[Worker] = []
         self._ended: collections.deque[Worker] = collections.deque()  # or about to end
@@ -1081,8 +1493,8 @@ class Listener(ThreadingHTTPServer):
         """
         self.is_closing = True
         self._spared = spared
-        if not self._has_begun or self._process != os.getpid():  # in a forked child, the rest is our parent's
-            self.socket.close()
+        if not self._has_begun or self._process != os.getpid():
+            self.socket.close()  # in a forked child, the rest is our parent's
             self.state = ENDED
             return
         self._alarm.ring()
@@ -1101,23 +1513,25 @@ class Listener(ThreadingHTTPServer):
             self.state = ENDED
         self._wait_for(ENDED, timeout)
         if self.state == ENDED and self._acceptor.ident is not None:
-            self._acceptor.join()  # where a signal could interrupt it for longer, it would do harm
+            self._acceptor.join()  # now brief: until 3.12, a signal in a long join() does harm
         return self.state == ENDED
 
     def _wait_for(self, state: int, timeout: float = FOREVER) -> None:
-        """Wait for a state or a later one. A Condition would not do: a signal can break its lock."""
+        """Wait for a state or a later one.
+
+        A signal may interrupt this anywhere, and break the lock of a Condition. So each waits for a
+        lock of its own, which _enter() releases.
+        """
         deadline = time.monotonic() + timeout
         while self.state < state and self._has_begun:
-            news = self._news
-            with news:
-                left = deadline - time.monotonic()
-                if self.state < state and (left <= 0 or not news.wait(None if left == FOREVER else left)):
-                    return
-
-    def _enter(self, state: int) -> None:
-        self.state = state
-        news, self._news = self._news, Alarm()
-        news.ring()
+            news = threading.Lock()
+            news.acquire()
+            self._waiting.append(news)
+            left = deadline - time.monotonic()
+            if self.state < state and (
+                left <= 0 or not news.acquire(timeout=min(left, MAX_SECONDS))
+            ):
+                return
 
     # -- The thread
 
@@ -1134,7 +1548,7 @@ class Listener(ThreadingHTTPServer):
         try:
             for listener in self.earlier:
                 listener.wait_closed()
-            with self._alarm:  # before the bind, which should not happen where descriptors lack
+            with self._alarm:  # before the bind, for which there may be no descriptors left
                 if not self.is_closing:
                     self.server_bind()
                 if self.delay == 0:
@@ -1154,7 +1568,7 @@ class Listener(ThreadingHTTPServer):
             self.server_close()
             self._enter(CLOSED)
             self._cut_connections()  # again, as close() may have been called again
-            self.app.release()  # only now, or a reply might still get out
+            self._closed()
             for worker in [*self._workers, *self._ended]:
                 worker.join()
             self._enter(ENDED)
@@ -1162,8 +1576,15 @@ class Listener(ThreadingHTTPServer):
     def _accept(self) -> None:
         if not self.is_closing:
             self.server_activate()
+            self._opened(self)
             self._enter(OPEN)
             self.serve_forever()
+
+    def _enter(self, state: int) -> None:
+        self.state = state  # first: who has missed this looks at the state once more
+        waiting, self._waiting = self._waiting, []
+        for news in waiting:
+            news.release()
 
     def server_bind(self) -> None:
         """Bind; unlike HTTPServer's, without asking DNS for our name, which can take 10 s."""
@@ -1173,7 +1594,7 @@ class Listener(ThreadingHTTPServer):
         self.socket.bind(self.server_address)
         self._set_reuse(0)  # or anybody could have the port until we listen
         self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def _set_reuse(self, on: int) -> None:
         if EXCLUSIVE is None:  # on Windows, it would let a second server have the port
@@ -1200,7 +1621,7 @@ class Listener(ThreadingHTTPServer):
         cut(self.socket)  # or a forked child would go on listening,
         try:
             self._set_reuse(1)  # or at least keep the port
-        except OSError:  # it has not begun, and is closed
+        except OSError:  # it was closed before it began
             pass
         self.socket.close()
         self._cut_connections()
@@ -1267,18 +1688,18 @@ class Listener(ThreadingHTTPServer):
             tls = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
             with self._lock:
                 worker.connection = tls
-            if self.is_closing:  # the plain socket may have been cut, which is an empty shell by now
+            if self.is_closing:  # perhaps only the plain socket was cut, by now an empty shell
                 cut(tls)
             tls.do_handshake()
         except OSError as error:
             if not self.is_closing:  # else it was us
-                self.app._note_unmatched(f"TLS handshake failed: {error.strerror or error}")
+                self.app.note_unmatched(f"TLS handshake failed: {error.strerror or error}")
             raise
         return tls
 
     def abort(self, connection: socket.socket) -> None:
         """Close with a RST, at once: shutdown_request() would send a FIN first."""
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_OPTION)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         with self._lock:
             socket.SocketType.close(connection)
 
@@ -1292,84 +1713,308 @@ class Listener(ThreadingHTTPServer):
 
 
 # ------------------------------------------------------------------------------------------
-# MockOdooServer: the public face
+# Control: the server over HTTP, for other processes and languages, and for the page. It uses the
+# public face of the server that it is handed, and offers routes.
 # ------------------------------------------------------------------------------------------
 
+LONGEST_POLL = 60  # seconds that one GET /_mock/wait may take
+#: On a connection that was kept, Chromium would ask again after a 408.
+UNCACHED = {"Cache-Control": "no-store", "Connection": "close"}
+LOOPBACK = r"(::ffff:)?127(\.[0-9]{1,3}){3}|::1"
+
+
+def add_routes(routes: Routes, more: Routes) -> None:
+    """Add routes to others. A path may take several methods; who comes first keeps a method."""
+    for path, methods in more.items():
+        for method, route in methods.items():
+            routes.setdefault(path, {}).setdefault(method, route)
+
+
+class Control:
+    """The control API: steers a server from another process or language, and from the page.
+
+    Clients on this machine may use it if their Host is a loopback name, which no foreign web page
+    can bring about by DNS rebinding; so may everybody who sends the token, if there is one.
+    Changes must be application/json, which a foreign page cannot send without a preflight, and
+    that is never granted.
+    """
+
+    def __init__(self, server: MockOdooServer, token: str | None = None) -> None:
+        if token is not None and not re.fullmatch("[!-~]+", token):
+            raise ValueError("the token must be printable ASCII without blanks, and not empty")
+        self.server = server
+        self.token = token
+
+    @property
+    def routes(self) -> Routes:
+        rows: tuple[tuple[str, str, Callable[[dict[str, Any]], Reply], Sequence[str]], ...] = (
+            ("GET", "/_mock/", self.page, ()),
+            ("GET", "/_mock/state", self.state, ()),
+            ("GET", "/_mock/calls", self.calls, ("since",)),
+            ("GET", "/_mock/events", self.events, ()),
+            ("GET", "/_mock/wait", self.wait, ("calls", "heartbeats", "timeout")),
+            ("PUT", "/_mock/script", self.script, ("script", "loop")),
+            ("POST", "/_mock/reset", self.reset, ()),
+            ("POST", "/_mock/down", self.down, ("seconds",)),
+        )
+        to_page = Reply(302, b"", {"Location": "/_mock/"})
+        routes: Routes = {path: {"GET": lambda request: to_page} for path in ("/", "/_mock")}
+        for method, path, answer, names in rows:
+            add_routes(routes, {path: {method: functools.partial(self.guard, answer, names)}})
+        return routes
+
+    def guard(
+        self, answer: Callable[[dict[str, Any]], Reply], names: Sequence[str], request: Request
+    ) -> Reply:
+        """Answer whoever may ask; what Python refuses becomes a 400 with the same text."""
+        if not self.is_allowed(request):
+            return self.forbid(request)
+        try:
+            return answer(self.read_values(request, names))
+        except Refusal as refusal:
+            return refusal.reply
+        except (TypeError, ValueError) as error:
+            return Reply(400, {"error": str(error)})
+
+    def read_values(self, request: Request, names: Sequence[str]) -> dict[str, Any]:
+        """What the query and the body say, by name."""
+        if request.refusal is not None:
+            raise request.refusal
+        values: dict[str, Any] = dict(urllib.parse.parse_qsl(request.query, keep_blank_values=True))
+        if request.body:
+            values.update(request.parse())
+        for name in values:
+            if name not in names:
+                raise ValueError(
+                    f"{name!r:.80} means nothing here; {request.path} takes "
+                    f"{', '.join(names) or 'nothing'}"
+                )
+        return values
+
+    def is_allowed(self, request: Request) -> bool:
+        fields = request.head.fields
+        scheme, _, given = fields.get("authorization", "").partition(" ")
+        if self.token and scheme.lower() == "bearer":
+            import hmac
+
+            if hmac.compare_digest(given.strip().encode(), self.token.encode()):
+                return True
+        host = re.sub(":[0-9]*$", "", fields.get("host", "")).lower()
+        return bool(
+            re.fullmatch(LOOPBACK, request.client[0])
+            and re.fullmatch(rf"localhost|{LOOPBACK}|\[::1\]", host)
+        )
+
+    def forbid(self, request: Request) -> Reply:
+        host = request.head.fields.get("host", "none")
+        remedy = "with the right token" if self.token else "with a token, if one is set by --token"
+        return Reply(
+            403,
+            {
+                "error": "control is for clients on this machine that address it as localhost or "
+                f"127.0.0.1 (yours is {request.client[0]}, Host {host:.80}), or that send "
+                f"Authorization: Bearer {remedy}"
+            },
+        )
+
+    def read_number(self, values: dict[str, Any], name: str, default: str) -> float:
+        text = str(values.get(name, default))
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+            raise ValueError(f"{name} must be a number like 5 or 0.5, not {text!r:.80}")
+        return float(text) if "." in text else int(text)
+
+    # -- The routes
+
+    def page(self, values: dict[str, Any]) -> Reply:
+        return Reply(
+            200,
+            PAGE,
+            {
+                "Content-Type": HTML,
+                "Content-Security-Policy": page_policy(),
+                "Referrer-Policy": "no-referrer",
+                "X-Content-Type-Options": "nosniff",
+                **UNCACHED,
+            },
+        )
+
+    def state_reply(self, status: int = 200, **more: object) -> Reply:
+        """The state of the server, with which every change is answered, too."""
+        server = self.server
+        calls = reversed(server.get_calls())
+        count = server.get_call_count()
+        return Reply(
+            status,
+            {
+                "service": server.service,
+                "heartbeat_url": server.heartbeat_url,
+                "script": server.script,
+                "loop": server.loop,
+                "call_count": count,
+                "heartbeat_count": min(
+                    count, server.get_heartbeat_count()
+                ),  # more may have come since
+                "last_heartbeat": next((call.payload for call in calls if call.accepted), None),
+                "unmatched": server.get_unmatched(),
+                **more,
+            },
+            UNCACHED,
+        )
+
+    def state(self, values: dict[str, Any]) -> Reply:
+        return self.state_reply()
+
+    def calls(self, values: dict[str, Any]) -> Reply:
+        since = self.read_number(values, "since", "0")
+        calls = [call.to_json() for call in self.server.get_calls() if call.number > since]
+        body = f'{{"calls": [{", ".join(calls)}]}}'
+        return Reply(200, body, {"Content-Type": "application/json", **UNCACHED})
+
+    def events(self, values: dict[str, Any]) -> Reply:
+        return Reply(200, {"events": self.server.get_events()}, UNCACHED)
+
+    def wait(self, values: dict[str, Any]) -> Reply:
+        if "calls" in values and "heartbeats" in values:
+            raise ValueError("wait for calls or for heartbeats, not for both")
+        what = "heartbeats" if "heartbeats" in values else "calls"
+        n = check_whole(what, self.read_number(values, what, "1"), 0)  # type: ignore[arg-type]
+        timeout = self.read_number(values, "timeout", "5")
+        if timeout > LONGEST_POLL:
+            raise ValueError(f"timeout must be from 0 to {LONGEST_POLL} seconds, not {timeout}")
+        try:
+            if what == "calls":
+                self.server.wait_for_calls(n, timeout)
+            else:
+                self.server.wait_for_heartbeats(n, timeout)
+        except TimeoutError as error:
+            return self.state_reply(408, error=str(error))
+        return self.state_reply()
+
+    def script(self, values: dict[str, Any]) -> Reply:
+        if "script" not in values:
+            raise ValueError('"script" is missing; send {"script": "503*3"}, for example')
+        self.server.play(values["script"], values.get("loop", False))
+        return self.state_reply()
+
+    def reset(self, values: dict[str, Any]) -> Reply:
+        self.server.reset()
+        return self.state_reply()
+
+    def down(self, values: dict[str, Any]) -> Reply:
+        if values.get("seconds") is None:
+            raise ValueError(
+                '"seconds" is missing; nobody could end the outage through a port '
+                "that refuses connections"
+            )
+        try:
+            self.server.down(values["seconds"])
+        except RuntimeError as error:  # somebody has just stopped it
+            return Reply(409, {"error": str(error)})
+        return self.state_reply()
+
+
+# ------------------------------------------------------------------------------------------
+# MockOdooServer: the public face. It says what a healthy service would say, asks the script for
+# the rest, and holds the listener of the moment.
+# ------------------------------------------------------------------------------------------
 
 REMEDIES = {
     errno.EADDRINUSE: "; stop what listens there, or take port=0, a free one",
     errno.EACCES: "; take a port above 1023 that nobody has, or port=0, a free one",
     errno.EADDRNOTAVAIL: "; host must be an address of this machine",
 }
-
-
-LOGIN_PAGE = "<!DOCTYPE html>\n<title>Odoo</title>\n<h1>Log in</h1>\n"
+HEALTHY = Reply(200, {"status": "ok"})
+PASSING = Reply(200, {"status": "pass"})
+LOGIN_PAGE = Reply(
+    200, "<!DOCTYPE html>\n<title>Odoo</title>\n<h1>Log in</h1>\n", {"Content-Type": HTML}
+)
 
 
 class MockOdooServer:
-    """A fake Odoo that answers heartbeats as it is told, and remembers them.
+    """A fake Odoo that answers heartbeats as a test tells it to, and remembers them.
 
-    `port`         `default_port` unless given; 0 takes a free one, and after `start()` `port` tells which
+    `port`         `default_port` unless given; 0 takes a free one, and after `start()` `port`
+                   tells which
     `host`         the address to listen on, IPv4 or IPv6
     `strict`       answer 422 to a heartbeat that breaks the contract of the specification
     `ssl_context`  an `ssl.SSLContext` with a certificate, to serve HTTPS
     `max_calls`    keep so many calls, the newest; the counts go on counting
     `control`      offer the control API and its page under /_mock/
-    `on_call`      is called with every `Call`, in order, after it is recorded and before it is answered;
-                   what it raises is logged. It may use the server, but not send it heartbeats.
-    `on_unmatched` is called with every line of `get_unmatched()` before the client is answered, maybe by several
-                   threads at once; what it raises is logged
-    `routes`       who answers: by path, then by method, a function that makes a Reply of a Request,
-                   and decides whether to give its `refusal`, for what HTTP found wrong, instead
+    `on_call`      is called with every `Call`, before it is answered
+    `on_event`     is called with every event, a dict like those of `get_events()`, and with
+                   {"event": "unmatched", ...} for every line of `get_unmatched()`
+    `on_unmatched` is called with every line of `get_unmatched()`, before the client is answered
 
-    Nothing is bound before `start()`, or a `with` block, which starts and stops. Another service is a
-    subclass with its own `endpoint`, `default_port`, `service` and `make_success`. Raises TypeError or
-    ValueError for what cannot be served.
+    The three functions are called one at a time, in the order of what happened. What they raise is
+    logged. They may use the server, but not send it heartbeats.
+
+    Nothing is bound before `start()`, or a `with` block, which starts and stops. Another service is
+    a subclass with its own `endpoint`, `default_port`, `service` and `make_success`. Raises
+    TypeError or ValueError for what cannot be served.
+
+    `routes` may be changed. It holds who answers: by path, then by method, a function that makes a
+    `Reply` of a request (see `verdict`).
     """
 
     endpoint = "/api/v1/kkt/heartbeat"
     default_port = 8069
     service = "Odoo"
 
-    def __init__(self, port: int | None = None, host: str = "127.0.0.1", *, strict: bool = False,
-                 ssl_context: ssl.SSLContext | None = None, max_calls: int | None = None,
-                 control: bool = False, on_call: Callable[[Call], object] | None = None,
-                 on_unmatched: Callable[[str], object] | None = None) -> None:
+    def __init__(
+        self,
+        port: int | None = None,
+        host: str = "127.0.0.1",
+        *,
+        strict: bool = False,
+        ssl_context: ssl.SSLContext | None = None,
+        max_calls: int | None = None,
+        control: bool = False,
+        on_call: Callable[[Call], object] | None = None,
+        on_unmatched: Callable[[str], object] | None = None,
+        on_event: Callable[[Event], object] | None = None,
+    ) -> None:
         self.port = check_whole("port", self.default_port if port is None else port, 0, 65535)
-        if not isinstance(host, str):
-            raise TypeError(f"host must be text such as '127.0.0.1', not {host!r:.80}")
-        if not host:
-            raise ValueError("host must not be empty; '0.0.0.0' listens on every address")
-        self.host = host
+        self.host = check_host(host)
         self.strict = check_flag("strict", strict)
-        if ssl_context is not None and not hasattr(ssl_context, "wrap_socket"):
-            raise TypeError(f"ssl_context must be an ssl.SSLContext, not {ssl_context!r:.80}")
-        if getattr(ssl_context, "check_hostname", False):
-            raise ValueError("ssl_context must be a server's, like ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)")
-        self.ssl_context = ssl_context
-        if max_calls is not None:
-            max_calls = min(check_whole("max_calls", max_calls, 1), sys.maxsize)  # more than a deque can be told
-        for name, listener in (("on_call", on_call), ("on_unmatched", on_unmatched)):
-            if listener is not None and not callable(listener):
-                raise TypeError(f"{name} must be callable, not {listener!r:.80}")
-        self._scenario = Scenario(max_calls, on_call, on_unmatched)
-        self._lifecycle = threading.RLock()  # guards what follows; a signal handler may call stop() within
+        self.ssl_context = check_context(ssl_context)
+        if max_calls is not None:  # a deque takes no more than sys.maxsize
+            max_calls = min(check_whole("max_calls", max_calls, 1), sys.maxsize)
+        check_callable("on_call", on_call)
+        check_callable("on_event", on_event)
+        check_callable("on_unmatched", on_unmatched)
+        self._scenario = Scenario(max_calls, on_call, on_event, on_unmatched)
+        self._lifecycle = threading.RLock()  # guards what follows; reentrant for signal handlers
         self._listener: Listener | None = None  # each start and each outage makes a new one
-        self._listeners: list[Listener] = []  # those before too, whose threads may still be ending
-        if not isinstance(self.endpoint, str) or not re.fullmatch('/[!"$->@-~]*', self.endpoint):
-            raise ValueError(f"endpoint must be a path like /api/v2/receipt, not {self.endpoint!r:.80}")
-        self.routes: Routes = {}
-        add_route(self.routes, "POST", self.endpoint, self._take)
-        add_route(self.routes, "GET", "/health", lambda request: Reply(200, {"status": "ok"}))
-        add_route(self.routes, "GET", "/web/health", lambda request: Reply(200, {"status": "pass"}))
-        add_route(self.routes, "GET", "/web/login", lambda request: Reply(200, LOGIN_PAGE, {"Content-Type": HTML}))
+        self._listeners: list[Listener] = []  # also earlier ones whose threads may not have ended
+        self.routes = self._make_routes()
         if check_flag("control", control):
-            Control(self)
+            add_routes(self.routes, Control(self).routes)
+
+    def _make_routes(self) -> Routes:
+        if not isinstance(self.endpoint, str) or not re.fullmatch('/[!"$->@-~]*', self.endpoint):
+            raise ValueError(
+                f"endpoint must be a path like /api/v2/receipt, not {self.endpoint!r:.80}"
+            )
+        routes: Routes = {self.endpoint: {"POST": self._answer_heartbeat}}
+        add_routes(
+            routes,
+            {
+                "/health": {"GET": lambda request: HEALTHY},
+                "/api/v1/health": {"GET": lambda request: HEALTHY},  # what some compose files ask
+                "/web/health": {"GET": lambda request: PASSING},  # Odoo's own probe
+                "/web/login": {"GET": lambda request: LOGIN_PAGE},
+            },
+        )
+        return routes
+
+    # -- What a healthy service says: for subclasses to override
 
     def make_success(self, payload: dict[str, Any]) -> object:
-        """The body of the success reply: anything that JSON can express, or JSON ready-made as text or bytes.
+        """What the service says to a good heartbeat.
 
-        Called for every well-formed heartbeat before the script is asked, and by several threads at once.
+        The body of the success reply: anything that JSON can express, or JSON ready-made as text or
+        bytes. Or a `Reply` of any kind, such as a 409 for a duplicate. Called for every well-formed
+        heartbeat before the script is asked, and by several threads at once.
         """
         return {"status": "ok", "message": "Heartbeat received"}
 
@@ -1377,41 +2022,120 @@ class MockOdooServer:
         """What `strict` finds wrong, a line each."""
         return contract_problems(payload)
 
-    def answer(self, request: Request) -> tuple[Reply, Alarm]:
-        """The reply to a request, and the alarm that ends its delay."""
-        if request.answer is None:
-            assert request.refusal is not None
-            self._note_unmatched(f"{request.refusal.status} {request.head.method} {request.head.path}")
-            return request.refusal, self._scenario.released()
-        answer = request.answer(request)
-        return answer if isinstance(answer, tuple) else (answer, self._scenario.released())
+    def verdict(self, request: Request) -> Reply:
+        """What a healthy service says to a heartbeat, well-formed or not.
 
-    def release(self) -> None:
-        """Let go every reply that is delayed."""
-        self._scenario.release()
+        It is sent where the script would accept. The request has `method`, `path`, `query`,
+        `headers` (a mapping that ignores case), `body`, `client` and `payload`; so a subclass can
+        ask for a bearer token, or have one adapter down and the others up:
 
-    def _take(self, request: Request) -> tuple[Reply, Alarm]:
-        request.parse()
-        if request.refusal is None:
-            self._consider(request)
-        return self._scenario.take(request.client, request.head.raw, request.body, request.refusal)
-
-    def _note_unmatched(self, what: str) -> None:
-        self._scenario.add_unmatched(printable(what[:200]))
-
-    def _consider(self, request: Request) -> None:
-        """Make up what a service that works would say, before the call is recorded: nothing can go wrong after that."""
+            def verdict(self, request):
+                if request.headers["Authorization"] != "Bearer secret":
+                    return Reply(401, {"error": "no valid token"})
+                return super().verdict(request)
+        """
         try:
-            problems = self.find_problems(request.payload) if self.strict else []
+            payload = request.parse()
+            problems = self.find_problems(payload) if self.strict else []
             if isinstance(problems, str):
                 raise TypeError("find_problems must return a list of lines")
             if problems:
-                request.refuse(422, "the heartbeat breaks the contract", problems=problems)
-            else:
-                request.success = encode(self.make_success(request.payload))
-        except BaseException:  # noqa: BLE001 - it is the user's code, where pytest.fail() is no Exception
-            log_bug("make_success or find_problems failed")
-            request.refuse(500, "make_success or find_problems failed; the log of the fake tells more")
+                raise Refusal(422, "the heartbeat breaks the contract", problems=problems)
+        except Refusal as refusal:
+            return refusal.reply
+        success = self.make_success(payload)
+        return success if isinstance(success, Reply) else OK.saying(encode(success))
+
+    def describe_call(self, call: Call) -> str:
+        """How a call reads at the terminal, between its reply and the script."""
+        if not isinstance(call.payload, dict):
+            return f"{call.body[:48]!r:<54}"
+        name, queued, capacity, percent, state = (
+            shown(call.payload, *path.split("."))
+            for path in (
+                "adapter_id",
+                "buffer_status.current_queued",
+                "buffer_status.total_capacity",
+                "buffer_status.percent_full",
+                "circuit_breaker.state",
+            )
+        )
+        buffer = f"buffer {queued}/{capacity} ({percent}%)"
+        return f"{name:<10}  {buffer:<22}  breaker {state:<9}"
+
+    # -- What the wire and the listener ask
+
+    def check_head(self, head: Head) -> Refusal | None:
+        """What is wrong with a request whatever its body says."""
+        methods = self.routes.get(head.path)
+        if methods is None:
+            known = ", ".join(
+                f"{method} {path}" for path in self.routes for method in self.routes[path]
+            )
+            return Refusal(404, f"there is no {head.path:.200} here; there are {known}")
+        if head.method not in methods and not (head.method == "HEAD" and "GET" in methods):
+            allowed = ", ".join(methods) + (", HEAD" if "GET" in methods else "")
+            return Refusal(
+                405, f"{head.path} takes {allowed}, not {head.method:.40}", {"Allow": allowed}
+            )
+        coding = head.fields.get("content-encoding", "identity")
+        if coding.lower() != "identity":
+            return Refusal(
+                415, f"Content-Encoding {coding!r:.80} is not understood; send the body as it is"
+            )
+        kind = head.fields.get("content-type", "missing")
+        is_json = kind.partition(";")[0].strip().lower() == "application/json"
+        if head.method in ("POST", "PUT") and not is_json:
+            return Refusal(415, f"Content-Type must be application/json; it is {kind:.80}")
+        return None
+
+    def answer(self, request: Request) -> Reply:
+        """The reply to a request."""
+        methods = self.routes.get(request.path, {})
+        route = methods.get(request.method) or (
+            methods.get("GET") if request.method == "HEAD" else None
+        )
+        if route is None:
+            refusal = request.refusal or Refusal(404, "the route has just been removed")
+            self.note_unmatched(f"{refusal.reply.status} {request.method} {request.path}")
+            return refusal.reply
+        reply = route(request)
+        if reply.body is None:
+            reply = self._word(reply)
+        if reply.released is None and (reply.delay or reply.fault):
+            reply = reply.saying(reply.body)
+            reply.released = self._scenario.released()
+        return reply
+
+    def note_unmatched(self, what: str) -> None:
+        """Remember what came that is no call."""
+        self._scenario.note_unmatched(printable(what[:200]))
+
+    def _answer_heartbeat(self, request: Request) -> Reply:
+        return self._scenario.take(request, self._judge(request))
+
+    def _judge(self, request: Request) -> Reply:
+        """The verdict, come what may: it is made before the call is recorded, which cannot fail."""
+        if request.refusal is not None:
+            return request.refusal.reply
+        try:
+            verdict = self.verdict(request)
+            if not isinstance(verdict, Reply):
+                raise TypeError(f"verdict must return a Reply, not {verdict!r:.80}")
+        except BaseException:  # noqa: BLE001 - the user's code; pytest.fail() is no Exception
+            what = "verdict, make_success or find_problems failed"
+            log_bug(what)
+            return Refusal(500, f"{what}; the log of the fake tells more").reply
+        return self._word(verdict) if verdict.body is None else verdict
+
+    def _word(self, reply: Reply) -> Reply:
+        """Say what the service itself says with a status."""
+        if reply.status < 400:
+            return reply.saying(b"{}" if reply.status < 300 else b"")
+        unavailable = f"{self.service} service unavailable"
+        return reply.saying(
+            encode({"error": unavailable if reply.status == 503 else phrase(reply.status)})
+        )
 
     # -- Lifecycle
 
@@ -1422,10 +2146,23 @@ class MockOdooServer:
 
     @property
     def url(self) -> str:
-        """Where clients reach it, like http://127.0.0.1:8069."""
+        """Where clients reach it, like http://127.0.0.1:8069.
+
+        Raises RuntimeError where port 0 has not become a free port yet.
+        """
+        if not self.port:
+            raise RuntimeError(
+                "port=0 takes a free port when the server starts; "
+                "call start() before you ask for its address"
+            )
+        return self._address()
+
+    def _address(self) -> str:
         # Windows connects to no wildcard, and takes 2 s to find that localhost is not ::1.
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}.get(self.host, self.host)
-        return f"http{'s' if self.ssl_context else ''}://{f'[{host}]' if ':' in host else host}:{self.port}"
+        reachable = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}
+        host = reachable.get(self.host, self.host)
+        scheme = "https" if self.ssl_context else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def heartbeat_url(self) -> str:
@@ -1439,8 +2176,8 @@ class MockOdooServer:
         """
         with self._lifecycle:
             if self._listener is not None:
-                raise RuntimeError(f"already running at {self.url}; call stop() first")
-            listener = self._new_listener(0.0)
+                raise RuntimeError(f"already running at {self._address()}; call stop() first")
+            listener = self._new_listener("start", 0.0)
         self._begin(listener)
 
     def stop(self) -> None:
@@ -1448,7 +2185,7 @@ class MockOdooServer:
 
         All that is done when this returns (in on_call, its own connection and the threads end
         afterwards). Harmless when not running. The memory and the script stay: `start()` goes on
-        with them, on the same port. Interrupted by an exception, it can be called again.
+        with them, on the same port. When an exception has interrupted this, call it again.
 
         Raises RuntimeError where a thread has not ended in 5 s. Either a function of yours hangs,
         such as on_call, or a signal handler has called this in the middle of another method, which
@@ -1456,9 +2193,12 @@ class MockOdooServer:
         thread that stops.
         """
         with self._lifecycle:
-            self._listener = None
-            closing = list(self._listeners)
-        self._close(closing)
+            was_running, self._listener = self._listener is not None, None
+            listeners = list(self._listeners)
+        self._close(listeners)
+        if was_running:
+            self._scenario.note("stop")
+            self._scenario.finish_reports()
 
     def __enter__(self) -> Self:
         self.start()
@@ -1468,19 +2208,24 @@ class MockOdooServer:
         self.stop()
 
     def down(self, seconds: float | None = None) -> None:
-        """An outage: refuse new connections and cut the others, for `seconds`, or until `up()` or `reset()`.
+        """An outage: refuse new connections and cut the others.
 
-        The port stays reserved meanwhile. Raises RuntimeError where the server does not run, and OSError
-        where somebody snatched the port in the instant between listening and reserving; the server is stopped then.
+        It lasts for `seconds`, or until `up()` or `reset()`. The port stays reserved meanwhile.
+        Raises RuntimeError where the server does not run, and OSError where somebody snatched the
+        port in the instant between listening and reserving; the server is stopped then.
         """
         seconds = None if seconds is None else check_seconds("seconds", seconds)
         with self._lifecycle:
             self._needs_running()
-            listener = self._new_listener(seconds)
+            listener = self._new_listener("up", seconds)
+        self._scenario.note("down", seconds=seconds)
         self._begin(listener)
 
     def up(self) -> None:
-        """End an outage; harmless when there is none. Raises RuntimeError where the server does not run."""
+        """End an outage; harmless when there is none.
+
+        Raises RuntimeError where the server does not run.
+        """
         self._needs_running().open()
 
     def _needs_running(self) -> Listener:
@@ -1489,13 +2234,23 @@ class MockOdooServer:
             raise RuntimeError("not running; call start() first")
         return listener
 
-    def _new_listener(self, delay: float | None) -> Listener:
-        """Make the listener that takes the port over from those before."""
+    def _new_listener(self, event: str, delay: float | None) -> Listener:
+        """Make the listener that takes the port over from those before.
+
+        `event` is what its opening is: "start" or "up".
+        """
         earlier = [listener for listener in self._listeners if listener.state < ENDED]
-        listener = Listener(self.host, self.port, self, delay, earlier)
+        opened = functools.partial(self._opened, event)
+        closed = self._scenario.release
+        listener = Listener(self.host, self.port, self, delay, earlier, opened, closed)
         self._listeners = [*earlier, listener]
         self._listener = listener
         return listener
+
+    def _opened(self, event: str, listener: Listener) -> None:
+        self.port = listener.server_port
+        fields = {"url": self.url} if event == "start" else {}
+        self._scenario.note_apart(event, **fields)
 
     def _begin(self, listener: Listener) -> None:
         try:
@@ -1507,72 +2262,77 @@ class MockOdooServer:
                 if self._listener is listener:
                     self._listener = None
             listener.close()
-            if not isinstance(error, OSError):
-                raise
-            cause = errno.EADDRNOTAVAIL if isinstance(error, socket.gaierror) else error.errno
-            remedy = REMEDIES.get(cause or 0, "")
-            raise OSError(error.errno, f"cannot listen on {self.host}, port {self.port}: {error.strerror}{remedy}") from None
-        self.port = listener.server_port
+            if isinstance(error, OSError):
+                raise self._explain(error) from None
+            raise
         self._close(listener.earlier)
 
+    def _explain(self, error: OSError) -> OSError:
+        cause = errno.EADDRNOTAVAIL if isinstance(error, socket.gaierror) else error.errno
+        remedy = REMEDIES.get(cause or 0, "")
+        return OSError(
+            error.errno, f"cannot listen on {self.host}, port {self.port}: {error.strerror}{remedy}"
+        )
+
     def _close(self, listeners: Sequence[Listener]) -> None:
-        """Close listeners, and wait until their threads have ended; in one of these, until the port is free."""
-        spared = self._spared()
+        """Close listeners, and wait for their threads; in one of these, for the port alone."""
         deadline = time.monotonic() + PATIENCE
         for listener in listeners:
-            listener.close(spared)
+            listener.close(self._spared())
         for listener in listeners:
             if self._serving() is not None:
                 listener.wait_closed()
             elif not listener.join(max(0.0, deadline - time.monotonic())):
                 raise RuntimeError(
-                    f"a thread has not ended in {PATIENCE:.0f} s: a function of yours hangs, such as on_call, or a signal "
-                    "handler has called this within another method; let the handler raise an exception instead")
+                    f"a thread has not ended in {PATIENCE:.0f} s: a function of yours hangs, such "
+                    "as on_call, or a signal handler has called this within another method; "
+                    "let the handler raise an exception instead"
+                )
 
     def _serving(self) -> Listener | None:
         """The listener in whose thread the caller is, as on_call is; None elsewhere."""
         thread = threading.current_thread()
-        return thread.listener if isinstance(thread, Worker) and thread.listener.app is self else None
+        is_ours = isinstance(thread, Worker) and thread.listener.app is self
+        return thread.listener if isinstance(thread, Worker) and is_ours else None
 
-    def _spared(self) -> threading.Thread | None:
-        """The thread whose client is to be answered although the server ends: the call of on_call, or our own."""
+    def _spared(self) -> threading.Thread:
+        """The thread whose client is answered although the server ends: in on_call, the call's."""
         thread = threading.current_thread()
-        reporting = self._scenario.reporting
-        return reporting[1] if reporting is not None and reporting[0] is thread else thread
+        reporter = self._scenario.reporter
+        return reporter[1] if reporter is not None and reporter[0] is thread else thread
 
     # -- The script
 
-    def play(self, script: Script, loop: bool = False) -> None:
+    def play(self, script: ScriptLike, loop: bool = False) -> None:
         """Answer heartbeats by this script from now on; the last call of `play` or a setter wins.
 
             script := step ("," step)*              "503*2, reset, ok@6s, stall*"
-            step   := reply ["@" delay] ["*" [n]]   *n: n times.  *: for ever.  @2s, @250ms: wait first
+            step   := reply ["@" delay] ["*" [n]]   *n: n times.  *: for ever.  @2s, @250ms: wait
             reply  := ok | status | fault
 
-        `ok`        the success reply
-        `503` ...   that status, 200 to 599, with a JSON error for 4xx and 5xx
-        `reset`     a TCP RST in place of the reply (WireMock CONNECTION_RESET_BY_PEER, toxiproxy reset_peer)
-        `close`     the connection closed without a byte (WireMock EMPTY_RESPONSE)
-        `truncate`  half of the promised body, then closed (toxiproxy limit_data)
-        `garbage`   bytes that are not HTTP, then closed (WireMock RANDOM_DATA_THEN_CLOSE)
-        `stall`     nothing at all, the connection held open (toxiproxy timeout)
-        `drip`      a correct reply, one byte every 100 ms (WireMock chunkedDribbleDelay, toxiproxy slicer)
-        `html`      200 with an HTML page, as from a captive portal
-        `login`     303 to /web/login, as from an Odoo whose session has run out
+        {replies}
 
-        In place of text, a `Reply`, a dict of its fields, or a list that mixes these will do. When the script has run out,
-        heartbeats succeed; with `loop`, it starts again instead. Raises ValueError that quotes the step
-        that cannot be read; the old script plays on.
+        In place of text, a `Reply`, a dict of its fields, or a list that mixes these will do. When
+        the script has run out, heartbeats succeed; with `loop`, it starts again instead. Raises
+        ValueError that quotes the step that cannot be read; the old script plays on.
         """
-        self._scenario.play(parse_script(script), check_flag("loop", loop))
+        self._scenario.play(Script(script, loop))
+
+    if play.__doc__:  # not under python -OO
+        play.__doc__ = play.__doc__.replace(
+            "{replies}",
+            "\n        ".join(
+                f"`{word}`".ljust(12) + meaning for word, meaning in describe_replies().items()
+            ),
+        )
 
     def set_success(self) -> None:
         """Accept every heartbeat."""
         self.play("")
 
-    def set_failure_count(self, n: int) -> None:
-        """Refuse `n` heartbeats with 503, then accept them again."""
-        self.play(f"503*{check_whole('n', n, 0, MAX_TIMES)}")
+    def set_failure_count(self, count: int) -> None:
+        """Refuse `count` heartbeats with 503, then accept them again."""
+        self.play(f"503*{check_whole('count', count, 0, MAX_TIMES)}")
 
     def set_permanent_failure(self, enabled: bool = True) -> None:
         """Refuse every heartbeat with 503; with False, end that and nothing else."""
@@ -1583,7 +2343,10 @@ class MockOdooServer:
 
     @property
     def script(self) -> str:
-        """What is left of the script, as text for `play`; a `Reply` that no text can express shows as the nearest word."""
+        """What is left of the script, as text for `play`.
+
+        A `Reply` that no text can express shows as the nearest word.
+        """
         return self._scenario.script()[0]
 
     @property
@@ -1594,7 +2357,10 @@ class MockOdooServer:
     # -- The memory
 
     def get_received_heartbeats(self) -> list[Any]:
-        """The payloads of the accepted calls that are kept, oldest first; each reader gets copies of their own."""
+        """The payloads of the accepted calls that are kept, oldest first.
+
+        Each reader gets copies of their own.
+        """
         return [call.payload for call in self._scenario.calls() if call.accepted]
 
     def get_call_count(self) -> int:
@@ -1610,16 +2376,31 @@ class MockOdooServer:
         return self._scenario.calls()
 
     def get_unmatched(self) -> list[str]:
-        """What came lately that is no call, oldest first, such as "404 POST /api/v2/heartbeat" (WireMock's unmatched requests).
+        """What came lately that is no call, oldest first, such as "404 POST /api/v2/heartbeat".
 
-        These are other paths and methods, what is no HTTP, and TLS handshakes that failed.
+        These are other paths and methods, what is no HTTP, and TLS handshakes that failed. WireMock
+        calls them unmatched requests.
         """
         return self._scenario.unmatched()
+
+    def get_events(self) -> list[Event]:
+        """What was done to the fake since the last reset: the newest 100 events, oldest first.
+
+        Each is a dict with `event`, `at` (seconds since the epoch) and `time` (the same in
+        ISO 8601):
+
+            script  with `script` and `loop`: `play` or a setter was called
+            down    with `seconds`, None for an outage without an end
+            up      an outage has ended, by `up()`, by `reset()` or by itself
+            start   with `url`
+            stop, reset
+        """
+        return self._scenario.events()
 
     def get_intervals(self) -> list[float]:
         """The seconds from each call to the next, whatever was done to the wall clock."""
         arrivals = [call._arrived for call in self._scenario.calls()]
-        return [later - earlier for earlier, later in zip(arrivals, arrivals[1:])]  # noqa: RUF007 - pairwise() came with 3.10
+        return [later - earlier for earlier, later in zip(arrivals, arrivals[1:])]  # noqa: RUF007
 
     def reset(self) -> None:
         """Forget the calls, end the script and any outage, and release every delayed reply."""
@@ -1628,173 +2409,147 @@ class MockOdooServer:
         if listener is not None:
             listener.open()
 
-    def wait_for_heartbeats(self, n: int, timeout: float = 5.0) -> list[Any]:
-        """Block until `n` heartbeats have been accepted since the last reset, and return all that are kept.
+    def wait_for_heartbeats(
+        self, n: int, timeout: float = 5.0, where: Callable[[Any], object] | None = None
+    ) -> list[Any]:
+        """Block until `n` heartbeats have been accepted since the last reset.
 
-        Raises TimeoutError after `timeout` seconds, which tells what came instead.
+        Returns all that are kept. With `where`, a function of the payload, it waits for `n` that
+        fit, and returns those that fit. The function is called once for each, and what it raises
+        reaches the caller. Raises TimeoutError after `timeout` seconds, which tells what came.
         """
-        self._wait("heartbeats", n, timeout)
-        return self.get_received_heartbeats()
+        check_callable("where", where)
+        fits = where and (lambda call: call.accepted and where(call.payload))
+        calls = self._wait("heartbeats", n, timeout, fits)
+        return [call.payload for call in calls if call.accepted]
 
-    def wait_for_calls(self, n: int, timeout: float = 5.0) -> list[Call]:
-        """Block until `n` calls have come since the last reset; otherwise like `wait_for_heartbeats`."""
-        self._wait("calls", n, timeout)
-        return self.get_calls()
+    def wait_for_calls(
+        self, n: int, timeout: float = 5.0, where: Callable[[Call], object] | None = None
+    ) -> list[Call]:
+        """Block until `n` calls have come since the last reset.
 
-    def _wait(self, what: str, n: int, timeout: float) -> None:
-        serving = self._serving()  # if one is, stop() waits for us, and we must not wait for more
-        self._scenario.wait(what, n, timeout, lambda: serving is not None and serving.is_closing)
+        Otherwise like `wait_for_heartbeats`; here `where` is a function of the `Call`.
+        """
+        check_callable("where", where)
+        return self._wait("calls", n, timeout, where)
+
+    def _wait(
+        self, what: str, n: int, timeout: float, fits: Callable[[Call], object] | None
+    ) -> list[Call]:
+        serving = self._serving()  # stop() waits for such a thread, which must not wait for more
+        try:
+            return self._scenario.wait(
+                what, n, timeout, fits, lambda: serving is not None and serving.is_closing
+            )
+        except TimeoutError as error:
+            causes = []
+            if serving is not None and serving.is_closing:
+                causes.append("the server was stopped; ")
+            elif not self.is_running:
+                causes.append("the server is not running: call start(); ")
+            if in_event_loop():
+                causes.append(
+                    "this thread runs an event loop, which cannot send while it waits: "
+                    "use await asyncio.to_thread(...); "
+                )
+            raise TimeoutError("".join(causes) + str(error)) from None
 
     def __repr__(self) -> str:
         listener = self._listener
-        state = "stopped" if listener is None else "running" if listener.state == OPEN else "down"
+        state = "running" if listener and listener.state == OPEN else "down"
+        state = "stopped" if listener is None else state
         script, loop = self._scenario.script()
         looping = " in a loop" if loop else ""
-        return f"<{type(self).__name__} {self.url} {state}, script '{script}'{looping}, {self.get_call_count()} calls>"
+        return (
+            f"<{type(self).__name__} {self._address()} {state}, "
+            f"script '{script}'{looping}, {self.get_call_count()} calls>"
+        )
+
+
+def check_host(host: str) -> str:
+    if not isinstance(host, str):
+        raise TypeError(f"host must be text such as '127.0.0.1', not {host!r:.80}")
+    if not host:
+        raise ValueError("host must not be empty; '0.0.0.0' listens on every address")
+    return host
+
+
+def check_context(context: ssl.SSLContext | None) -> ssl.SSLContext | None:
+    """Refuse a context that could serve nobody."""
+    if context is None:
+        return None
+    if not hasattr(context, "wrap_bio"):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {context!r:.80}")
+    if context.check_hostname:
+        raise ValueError(
+            "ssl_context must be a server's, like ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)"
+        )
+    if not can_serve(context):
+        raise ValueError("ssl_context has no certificate; call its load_cert_chain() first")
+    return context
+
+
+def can_serve(context: ssl.SSLContext) -> bool:
+    """Has it a certificate? That shows when a client says hello, here in memory."""
+    import ssl
+
+    hello, answer = ssl.MemoryBIO(), ssl.MemoryBIO()
+    anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
+    client = anyone.wrap_bio(answer, hello)
+    server = context.wrap_bio(hello, answer, server_side=True)
+    try:
+        client.do_handshake()
+    except ssl.SSLWantReadError:  # as ever: it waits for the answer
+        pass
+    try:
+        server.do_handshake()
+    except ssl.SSLWantReadError:
+        return True
+    except ssl.SSLError as error:
+        return error.reason != "NO_SHARED_CIPHER"
+    return True
+
+
+def in_event_loop() -> bool:
+    """Does an event loop of asyncio run in this thread?"""
+    asyncio = sys.modules.get("asyncio")
+    try:
+        return asyncio is not None and asyncio.get_running_loop() is not None
+    except RuntimeError:
+        return False
+
+
+def shown(payload: Any, *path: str) -> str:
+    """A value in a heartbeat, fit for a terminal: short, and without control characters."""
+    for name in path:
+        payload = payload.get(name) if isinstance(payload, dict) else None
+    if isinstance(payload, float):
+        return f"{payload:.1f}"[:32]
+    text = str(payload) if isinstance(payload, (str, int)) else "?"
+    return printable(text[:32])
 
 
 # ------------------------------------------------------------------------------------------
-# Standalone: control API, journal, command line and page, by the public face and its routes
+# Command line: the journal, what stands at the terminal, the signals, and main(). It uses the
+# public face, and Control.
 # ------------------------------------------------------------------------------------------
 
-LONGEST_POLL = 60  # seconds that one GET /_mock/wait may take
-#: For whatever tells of the state; on a connection that was kept, Chromium would ask again after a 408.
-UNCACHED = {"Cache-Control": "no-store", "Connection": "close"}
 MAX_LINES = 10000  # that wait to be printed
 GREEN, YELLOW, RED = 32, 33, 31  # for accepted, refused, spoilt
 
 
-def call_as_json(call: Call) -> str:
-    """The fields of a call as one line of JSON; a body that is no JSON stands there as text."""
-    headers = call.headers
-    fields = {"number": call.number, "received_at": call.received_at, "reply": call.reply, "delay": call.delay, "problem": call.problem,
-              "accepted": call.accepted, "payload": call.payload, "client": list(call.client),
-              "headers": {name: ", ".join(headers.get_all(name, [])) for name in headers}}
-    if fields["payload"] is None:
-        fields["body"] = call.body.decode("utf-8", "replace")
-    return json.dumps(fields)
-
-
-class Control:
-    """The control API: steers a server from another process or language, and from the page.
-
-    Loopback clients may use it if their Host is a loopback name, which no foreign web page can bring about by
-    DNS rebinding; so may everybody who sends the token, if there is one. Changes must be application/json,
-    which a foreign page cannot send without a preflight, and that is never granted.
-    """
-
-    def __init__(self, server: MockOdooServer, token: str | None = None) -> None:
-        if token is not None and not re.fullmatch("[!-~]+", token):
-            raise ValueError("the token must be printable ASCII without blanks, and not empty")
-        self.server = server
-        self.token = token
-        for path in ("/", "/_mock"):
-            add_route(server.routes, "GET", path, lambda request: Reply(302, b"", {"Location": "/_mock/"}))
-        for path, method, answer, names in (
-                ("/_mock/", "GET", self.page, ()),
-                ("/_mock/state", "GET", self.state, ()),
-                ("/_mock/calls", "GET", self.calls, ("since",)),
-                ("/_mock/wait", "GET", self.wait, ("calls", "heartbeats", "timeout")),
-                ("/_mock/script", "PUT", self.script, ("script", "loop")),
-                ("/_mock/reset", "POST", self.reset, ()),
-                ("/_mock/down", "POST", self.down, ("seconds",))):
-            add_route(server.routes, method, path, functools.partial(self.guard, answer, names))
-
-    def guard(self, answer: Callable[[dict[str, Any]], Reply], names: Sequence[str], request: Request) -> Reply:
-        """Answer whoever may ask; what Python refuses with an error becomes a 400 with the same text."""
-        if not self.is_allowed(request):
-            host = request.head.fields.get("host", "none")
-            remedy = "with the right token" if self.token else "with a token, if one is set by --token"
-            return Reply(403, {"error": "control is for clients on this machine that address it as localhost or 127.0.0.1 (yours is "
-                                        f"{request.client[0]}, Host {host:.80}), or that send Authorization: Bearer {remedy}"})
-        if request.body:
-            request.parse()
-        if request.refusal is not None:
-            return request.refusal
-        values = {**dict(urllib.parse.parse_qsl(request.head.query, keep_blank_values=True)), **request.payload}
+def print_error(line: str) -> None:
+    """Print a line on standard error, if there is one and it takes it."""
+    if sys.stderr is not None:
         try:
-            for name in values:
-                if name not in names:
-                    raise ValueError(f"{name!r:.80} means nothing here; {request.head.path} takes {', '.join(names) or 'nothing'}")
-            return answer(values)
-        except (TypeError, ValueError) as error:
-            return Reply(400, {"error": str(error)})
-
-    def is_allowed(self, request: Request) -> bool:
-        scheme, _, given = request.head.fields.get("authorization", "").partition(" ")
-        if self.token and scheme.lower() == "bearer":
-            import hmac
-
-            if hmac.compare_digest(given.strip().encode(), self.token.encode()):
-                return True
-        host = re.sub(":[0-9]*$", "", request.head.fields.get("host", "")).lower()
-        loopback = r"(::ffff:)?127(\.[0-9]{1,3}){3}|::1"
-        return bool(re.fullmatch(loopback, request.client[0]) and re.fullmatch(rf"localhost|{loopback}|\[::1\]", host))
-
-    def describe(self, status: int = 200, **more: object) -> Reply:
-        """The state of the server, as every change is answered with."""
-        server = self.server
-        last = next((call.payload for call in reversed(server.get_calls()) if call.accepted), None)
-        count = server.get_call_count()
-        return Reply(status, {
-            "service": server.service, "heartbeat_url": server.heartbeat_url, "script": server.script, "loop": server.loop,
-            "call_count": count, "heartbeat_count": min(count, server.get_heartbeat_count()),  # more may have come meanwhile
-            "last_heartbeat": last, "unmatched": server.get_unmatched(), **more}, UNCACHED)
-
-    def number(self, values: dict[str, Any], name: str, default: str) -> float:
-        text = str(values.get(name, default))
-        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
-            raise ValueError(f"{name} must be a number like 5 or 0.5, not {text!r:.80}")
-        return float(text) if "." in text else int(text)
-
-    def page(self, values: dict[str, Any]) -> Reply:
-        return Reply(200, PAGE, {"Content-Type": HTML, "Content-Security-Policy": page_policy(),
-                                 "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff", **UNCACHED})
-
-    def state(self, values: dict[str, Any]) -> Reply:
-        return self.describe()
-
-    def calls(self, values: dict[str, Any]) -> Reply:
-        since = self.number(values, "since", "0")
-        calls = ", ".join(call_as_json(call) for call in self.server.get_calls() if call.number > since)
-        return Reply(200, f'{{"calls": [{calls}]}}', {"Content-Type": "application/json", **UNCACHED})
-
-    def wait(self, values: dict[str, Any]) -> Reply:
-        if "calls" in values and "heartbeats" in values:
-            raise ValueError("wait for calls or for heartbeats, not for both")
-        what, wait = ("heartbeats", self.server.wait_for_heartbeats) if "heartbeats" in values else ("calls", self.server.wait_for_calls)
-        n = check_whole(what, self.number(values, what, "1"), 0)  # type: ignore[arg-type]
-        timeout = self.number(values, "timeout", "5")
-        if timeout > LONGEST_POLL:
-            raise ValueError(f"timeout must be from 0 to {LONGEST_POLL} seconds, not {timeout}")
-        try:
-            wait(n, timeout)
-        except TimeoutError as error:
-            return self.describe(408, error=str(error))
-        return self.describe()
-
-    def script(self, values: dict[str, Any]) -> Reply:
-        if "script" not in values:
-            raise ValueError('"script" is missing; send {"script": "503*3"}, for example')
-        self.server.play(values["script"], values.get("loop", False))
-        return self.describe()
-
-    def reset(self, values: dict[str, Any]) -> Reply:
-        self.server.reset()
-        return self.describe()
-
-    def down(self, values: dict[str, Any]) -> Reply:
-        if values.get("seconds") is None:
-            raise ValueError('"seconds" is missing; nobody could end the outage through a port that refuses connections')
-        try:
-            self.server.down(values["seconds"])
-        except RuntimeError as error:  # somebody has just stopped it
-            return Reply(409, {"error": str(error)})
-        return self.describe()
+            print(line, file=sys.stderr, flush=True)
+        except (OSError, ValueError):
+            pass
 
 
 class Journal:
-    """A file with a line of JSON for each call.
+    """A file with a line of JSON for each call and each event.
 
     Each line is written at once, past any buffer, so that it outlives the process. The file stays
     open, so that a line can be written when descriptors have run out. What goes wrong is told once,
@@ -1803,32 +2558,32 @@ class Journal:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.has_complained = False
+        self._has_complained = False
         try:
-            self.is_torn = os.path.isfile(path) and not ends_well(path)  # is the last line a part of one?
-            self.file = open(path, "ab", buffering=0)  # noqa: SIM115 - close() closes it
+            self._is_torn = os.path.isfile(path) and not ends_well(path)  # by a kill, say
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - close() closes it
         except OSError as error:
-            raise OSError(error.errno, f"cannot write the journal {path}: {error.strerror}") from None
+            raise OSError(
+                error.errno, f"cannot write the journal {path}: {error.strerror}"
+            ) from None
 
-    def add(self, call: Call) -> None:
-        """Write the line of a call. One process may write while another reads."""
-        data = (b"\n" if self.is_torn else b"") + call_as_json(call).encode() + b"\n"
+    def add(self, line: str) -> None:
+        data = (b"\n" if self._is_torn else b"") + line.encode() + b"\n"
         try:
-            written = self.file.write(data)
+            self._is_torn = self._file.write(data) < len(data)
         except OSError as error:
-            self.complain(f"{error.strerror}")
-            return
-        self.is_torn = written < len(data)
-        if self.is_torn:
-            self.complain("a line could not be written as a whole")
+            self._complain(f"{error.strerror}")
+        else:
+            if self._is_torn:
+                self._complain("a line could not be written as a whole")
 
-    def complain(self, what: str) -> None:
-        if not self.has_complained:
-            self.has_complained = True
-            complain(f"mock_odoo: journal {self.path}: {what}; the server goes on")
+    def _complain(self, what: str) -> None:
+        if not self._has_complained:
+            self._has_complained = True
+            print_error(f"mock_odoo: journal {self.path}: {what}; the server goes on")
 
     def close(self) -> None:
-        self.file.close()
+        self._file.close()
 
 
 def ends_well(path: str) -> bool:
@@ -1838,34 +2593,27 @@ def ends_well(path: str) -> bool:
         return file.read() in (b"", b"\n")
 
 
-def complain(line: str) -> None:
-    """Print a line on standard error, if there is one and it takes it."""
-    if sys.stderr is not None:
-        try:
-            print(line, file=sys.stderr, flush=True)
-        except (OSError, ValueError):
-            pass
-
-
 class Reporter:
-    """Tells of each call on standard output: a line to read, or with `as_json` a line of JSON.
+    """Tells of each call and event on standard output: a line to read, or with `as_json` of JSON.
 
-    It writes in a thread of its own, and past the buffer of `sys.stdout`, so that a pipe that nobody reads
-    holds up neither a reply nor the end of the process.
+    It writes in a thread of its own, and past the buffer of `sys.stdout`, so that a pipe that
+    nobody reads holds up neither a reply nor the end of the process.
     """
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
         self._lines: collections.deque[str] = collections.deque()
-        self._waiting = threading.Semaphore(0)  # counts the lines; the queue module would be one more import at the start
+        self._waiting = threading.Semaphore(0)  # counts the lines; importing queue would take time
         self._writer = threading.Thread(target=self._write, name="mock_odoo reporter", daemon=True)
         stream = sys.stdout  # None where there is none, as for a service of Windows
-        self.has_colour = (stream is not None and stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-                           and (os.name != "nt" or "WT_SESSION" in os.environ))
+        self._has_colour = can_colour(stream)
         if stream is not None:
             try:
-                self._file: IO[Any] = open(os.dup(stream.fileno()), "wb", buffering=0)  # noqa: SIM115 - the writer closes it
-                self._encode: Callable[[str], object] = functools.partial(str.encode, encoding=stream.encoding, errors="backslashreplace")
+                descriptor = os.dup(stream.fileno())
+                self._file: IO[Any] = open(descriptor, "wb", buffering=0)  # noqa: SIM115
+                self._encode: Callable[[str], object] = functools.partial(
+                    str.encode, encoding=stream.encoding, errors="backslashreplace"
+                )
             except (OSError, ValueError):  # in IDLE and the like, there is no descriptor beneath
                 self._file, self._encode = stream, str
             self._writer.start()
@@ -1877,7 +2625,7 @@ class Reporter:
                 break
             try:
                 self._file.write(self._encode(line + os.linesep))
-            except OSError:  # `| head` has had enough, or the disk is full
+            except OSError:  # `| head` has ended, or the disk is full
                 pass
         if self._file is not sys.stdout:
             self._file.close()
@@ -1886,14 +2634,12 @@ class Reporter:
         """Print the text, or the fields as JSON."""
         self._print(json.dumps(fields) if self.as_json else text)
 
-    def add(self, call: Call, server: MockOdooServer) -> None:
+    def add_call(self, call: Call, server: MockOdooServer) -> None:
         """Tell of a call, and in text of what it left of the script."""
-        self._print(call_as_json(call) if self.as_json else self.describe(call, server.script))
+        self._print(call.to_json() if self.as_json else self._format_call(call, server))
 
-    def add_unmatched(self, what: str) -> None:
-        """Tell of what came that is no call."""
-        word, _, rest = what.partition(" ")
-        self.say(f"{time.strftime('%H:%M:%S')}  {word:<8}  {rest}", unmatched=what)
+    def add_event(self, event: Event) -> None:
+        self.say(format_event(event), **event)
 
     def _print(self, line: str) -> None:
         if self._writer.is_alive() and len(self._lines) < MAX_LINES:  # else nobody reads
@@ -1908,62 +2654,107 @@ class Reporter:
             left = len(self._lines)
             self._writer.join(0.1)
 
-    def describe(self, call: Call, script: str) -> str:
+    def _format_call(self, call: Call, server: MockOdooServer) -> str:
         """Such as "12:00:30  503  KKT-001  buffer 6/200 (3.0%)  breaker CLOSED  script: 503"."""
-        payload = call.payload
         reply = f"{call.reply + format_delay(call.delay):<8}"
-        if self.has_colour:
+        if self._has_colour:
             colour = GREEN if call.accepted else YELLOW if call.reply.isdigit() else RED
             reply = f"\x1b[{colour}m{reply}\x1b[0m"
-        if isinstance(payload, dict):
-            queued, capacity, percent = (field(payload, "buffer_status", name)
-                                         for name in ("current_queued", "total_capacity", "percent_full"))
-            buffer = f"buffer {queued}/{capacity} ({percent}%)"
-            heartbeat = f"{field(payload, 'adapter_id'):<10}  {buffer:<22}  breaker {field(payload, 'circuit_breaker', 'state'):<9}"
-        else:
-            heartbeat = f"{call.body[:48]!r:<54}"
-        clock = time.strftime("%H:%M:%S", time.localtime(call.received_at))
-        rest = [text for text in (printable(call.problem or ""), script and f"script: {script}") if text]
-        return "  ".join([clock, reply, heartbeat, *rest]).rstrip()
+        try:
+            heartbeat = server.describe_call(call)
+        except Exception:  # noqa: BLE001 - a subclass may have overridden it
+            log_bug("describe_call failed")
+            heartbeat = "?"
+        repeats = f"repeats {call.repeats}" if call.repeats else ""
+        script = f"script: {server.script}" if server.script else ""
+        parts = [clock(call.received_at), reply, heartbeat, repeats, call.problem or "", script]
+        return "  ".join(parts[:3] + [printable(part) for part in parts[3:] if part]).rstrip()
 
 
-def field(payload: Any, *path: str) -> str:
-    """A value in a heartbeat, fit for a terminal: short, and without the control characters that could steer it."""
-    for name in path:
-        payload = payload.get(name) if isinstance(payload, dict) else None
-    if isinstance(payload, float):
-        return f"{payload:.1f}"[:32]
-    text = str(payload) if isinstance(payload, (str, int)) else "?"
-    return printable(text[:32])
+def can_colour(stream: IO[str] | None) -> bool:
+    if stream is None or not stream.isatty() or os.environ.get("NO_COLOR"):
+        return False
+    return os.environ.get("TERM") != "dumb" and (os.name != "nt" or "WT_SESSION" in os.environ)
 
 
-def make_parser() -> argparse.ArgumentParser:
+def clock(seconds: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(seconds))
+
+
+def format_event(event: Event) -> str:
+    """Such as "12:00:30  down      for 5.0 s"."""
+    name = event["event"]
+    if name == "unmatched":
+        name, _, details = event["unmatched"].partition(" ")
+    elif name == "script":
+        details = (event["script"] or "ok*") + (" in a loop" if event["loop"] else "")
+    elif name == "down":
+        details = "until up" if event["seconds"] is None else f"for {event['seconds']} s"
+    else:
+        details = ""
+    return f"{clock(event['at'])}  {name:<8}  {details}".rstrip()
+
+
+def make_parser(server_class: type[MockOdooServer]) -> argparse.ArgumentParser:
     import argparse
 
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            complain(f"mock_odoo: {message}")
+            print_error(f"mock_odoo: {message}")
             raise SystemExit(2)
 
-    parser = Parser(prog="python -m mock_odoo", formatter_class=argparse.RawDescriptionHelpFormatter,
-                    description="A fake Odoo that answers the heartbeats of a KKT adapter as it is told.", epilog=EPILOG)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine only)")
-    parser.add_argument("--port", type=int, default=MockOdooServer.default_port, help="port; 0 takes a free one (default: %(default)s)")
-    parser.add_argument("--script", default="", help="how to answer, see below; when it has run out, heartbeats succeed")
-    parser.add_argument("--loop", action="store_true", help="start the script again when it has run out")
-    parser.add_argument("--strict", action="store_true", help="answer 422 to a heartbeat that breaks the contract")
-    parser.add_argument("--journal", metavar="FILE", help="append every call to FILE as a line of JSON, before it is answered")
-    parser.add_argument("--json", action="store_true", help="print lines of JSON in place of text")
-    parser.add_argument("--token", help="let clients elsewhere use the control API if they send it")
-    parser.add_argument("--certfile", metavar="FILE", help="serve HTTPS with this certificate (PEM)")
-    parser.add_argument("--keyfile", metavar="FILE", help="its private key, if that is not in the same file")
-    parser.add_argument("--max-calls", type=int, default=10000, metavar="N",
-                        help="calls to keep in memory (default: %(default)s); the journal keeps all")
-    parser.add_argument("--quiet", action="store_true", help="print only the first line")
+    parser = Parser(
+        prog="python -m mock_odoo",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="A fake Odoo that answers the heartbeats of a KKT adapter as you tell it.",
+        epilog=make_epilog(),
+    )
+    add = parser.add_argument
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s, this machine only)",
+    )
+    add(
+        "--port",
+        type=int,
+        default=server_class.default_port,
+        help="port; 0 takes a free one (default: %(default)s)",
+    )
+    add("--script", default="", help="how to answer, see below; then heartbeats succeed")
+    add("--loop", action="store_true", help="start the script again when it has run out")
+    add("--strict", action="store_true", help="answer 422 to a heartbeat that breaks the contract")
+    add(
+        "--journal",
+        metavar="FILE",
+        help="append every call, and what was done to the fake, to FILE as a line of JSON",
+    )
+    add("--json", action="store_true", help="print lines of JSON in place of text")
+    add("--token", help="let clients elsewhere use the control API if they send it")
+    add("--certfile", metavar="FILE", help="serve HTTPS with this certificate (PEM)")
+    add("--keyfile", metavar="FILE", help="its private key, if that is not in the same file")
+    add(
+        "--cafile",
+        metavar="FILE",
+        help="demand of every client a certificate that one of these signed (PEM)",
+    )
+    add(
+        "--max-calls",
+        type=int,
+        default=10000,
+        metavar="N",
+        help="calls to keep in memory (default: %(default)s); the journal keeps all",
+    )
+    add("--quiet", action="store_true", help="print only the first line")
     return parser
 
 
-EPILOG = """\
+def make_epilog() -> str:
+    replies = "\n".join(
+        f"    {word:<10}  {meaning.partition(' (')[0]}"
+        for word, meaning in describe_replies().items()
+    )
+    return f"""\
 examples:
   python -m mock_odoo
       accept every heartbeat, and show it
@@ -1973,47 +2764,46 @@ examples:
       flap for ever, and write down what comes
 
 script:
-  Each heartbeat takes the next step; between steps stands a comma. A step is a
+  Each heartbeat takes the next step. Steps are separated by commas. A step is a
   reply, which may have a delay and a count behind it:
     503*3  three times      stall*  for ever      ok@6s, 503@250ms*2  wait first
   The replies are
-    ok          the success reply
-    503         or any other status from 200 to 599
-    reset       a TCP RST
-    close       the connection closed without a byte
-    truncate    half of the promised body, then closed
-    garbage     bytes that are not HTTP
-    stall       nothing, and the connection held open
-    drip        a correct reply, one byte every 100 ms
-    html        200 with a web page
-    login       303 to the login page
+{replies}
 
 While it runs, /_mock/ in a browser shows the heartbeats, and has buttons for
 the commonest failures and a field for any script.
 """
 
 
-def make_server(args: argparse.Namespace, on_call: Callable[[Call], object] | None,
-                on_unmatched: Callable[[str], object] | None) -> MockOdooServer:
-    """Make what the command line asks for; OSError or ValueError where that cannot be had."""
-    context = None
-    if args.certfile is not None:
-        import ssl
+def make_context(args: argparse.Namespace) -> ssl.SSLContext | None:
+    """Make the TLS context that the command line asks for; ValueError where it cannot be had."""
+    if args.certfile is None:
+        for name in ("keyfile", "cafile"):
+            if getattr(args, name) is not None:
+                raise ValueError(f"--{name} goes with --certfile")
+        return None
+    import ssl
 
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # Without a password, it would ask for one at the terminal.
+        context.load_cert_chain(args.certfile, args.keyfile, password="")
+    except OSError as error:
+        files = " and ".join(filter(None, (args.certfile, args.keyfile)))
+        raise ValueError(
+            f"cannot use the certificate {files}: {error.strerror or error}; PEM is needed, "
+            "with the key in the same file or in --keyfile"
+        ) from None
+    if args.cafile is not None:
         try:
-            context.load_cert_chain(args.certfile, args.keyfile, password="")  # else it would ask at the terminal
+            context.load_verify_locations(args.cafile)
         except OSError as error:
-            files = " and ".join(filter(None, (args.certfile, args.keyfile)))
-            raise ValueError(f"cannot use the certificate {files}: {error.strerror or error}; PEM is needed, with the key in the "
-                             "same file or in --keyfile") from None
-    elif args.keyfile is not None:
-        raise ValueError("--keyfile goes with --certfile")
-    server = MockOdooServer(args.port, args.host, strict=args.strict, ssl_context=context, max_calls=args.max_calls, on_call=on_call,
-                            on_unmatched=on_unmatched)
-    server.play(args.script, args.loop)
-    Control(server, args.token)
-    return server
+            raise ValueError(
+                f"cannot use the certificates {args.cafile}: "
+                f"{error.strerror or error}; PEM is needed"
+            ) from None
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 #: What ends a standalone fake. Windows alone has SIGBREAK: Ctrl+Break, or its console was closed.
@@ -2021,10 +2811,10 @@ STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGBREAK")
 
 
 class StopSignal:
-    """From `with` on, SIGINT and SIGTERM do nothing but end `wait()`; outside the main thread, there are none.
+    """From `with` on, these signals do nothing but end `wait()`; outside the main thread, none do.
 
-    It reads a socket. An Event would not do: under load another thread may take the signal, and on Windows
-    Ctrl+C does not end its wait.
+    It reads a socket. An Event would not do: under load another thread may take the signal, and on
+    Windows Ctrl+C does not end its wait.
     """
 
     def __enter__(self) -> Self:
@@ -2038,7 +2828,9 @@ class StopSignal:
             # First, or a signal might get lost. Where there is no room, there are signals enough.
             self._wakeup = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
             numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
-            self._handlers = [(number, signal.signal(number, lambda *args: None)) for number in numbers]
+            self._handlers = [
+                (number, signal.signal(number, lambda *args: None)) for number in numbers
+            ]
         return self
 
     def wait(self) -> None:
@@ -2057,45 +2849,101 @@ class StopSignal:
         self._sender.close()
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run a fake until SIGINT or SIGTERM, and return 0; where it cannot run, one line and SystemExit(2)."""
+class Desk:
+    """What listens to a standalone server: the journal and the reporter, where they are wanted."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.reporter = Reporter(args.json)
+        self.is_quiet: bool = args.quiet
+        self.journal: Journal | None = None
+        self.server: MockOdooServer | None = None  # until it runs, events are only written down
+        if args.journal is not None:
+            try:
+                self.journal = Journal(args.journal)
+            except OSError:
+                self.close()
+                raise
+
+    def on_call(self, call: Call) -> None:
+        if self.journal is not None:
+            self.journal.add(call.to_json())
+        if not self.is_quiet and self.server is not None:
+            self.reporter.add_call(call, self.server)
+
+    def on_event(self, event: Event) -> None:
+        if self.journal is not None:
+            self.journal.add(json.dumps(event))
+        # The first line tells of the start, and the summary of the stop.
+        is_told = event["event"] in ("start", "stop") or self.server is None
+        if not self.is_quiet and not is_told:
+            self.reporter.add_event(event)
+
+    def close(self) -> None:
+        self.reporter.close()
+        if self.journal is not None:
+            self.journal.close()
+
+
+def main(argv: list[str] | None = None, server_class: type[MockOdooServer] = MockOdooServer) -> int:
+    """Run a fake until SIGINT or SIGTERM, and return 0.
+
+    `argv` is the command line, `sys.argv[1:]` unless given. `server_class` may be a subclass of
+    yours, which then has the whole command line. Where it cannot run, one line and SystemExit(2).
+    """
     with StopSignal() as stop_signal:
-        parser = make_parser()
+        parser = make_parser(server_class)
         args = parser.parse_args(argv)
-        reporter = Reporter(args.json)
-        journal = None
+        desk = None
         try:
-            journal = None if args.journal is None else Journal(args.journal)
-
-            def on_call(call: Call) -> None:
-                if journal is not None:
-                    journal.add(call)
-                if not args.quiet:
-                    reporter.add(call, server)
-
-            server = make_server(args, None if args.quiet and journal is None else on_call,
-                                 None if args.quiet else reporter.add_unmatched)
+            if args.loop and not args.script.strip():
+                raise ValueError("--loop goes with --script")
+            desk = Desk(args)
+            is_heard = not args.quiet or desk.journal is not None
+            server = server_class(
+                args.port,
+                args.host,
+                strict=args.strict,
+                ssl_context=make_context(args),
+                max_calls=args.max_calls,
+                on_call=desk.on_call if is_heard else None,
+                on_event=desk.on_event if is_heard else None,
+            )
+            add_routes(server.routes, Control(server, args.token).routes)
+            if args.script:
+                server.play(args.script, args.loop)
+            desk.server = server
             server.start()
         except (OSError, ValueError) as error:
-            reporter.close()
-            if journal is not None:
-                journal.close()
+            if desk is not None:
+                desk.close()
             parser.error(getattr(error, "strerror", None) or str(error))
         try:
-            reporter.say(f"Mock {server.service} on {server.url} - POST {server.endpoint} - Ctrl+C stops", listening=server.url)
+            desk.reporter.say(first_line(server), listening=server.url)
             stop_signal.wait()
         finally:
             server.stop()
-        calls, received = server.get_call_count(), server.get_heartbeat_count()
         if not args.quiet:
-            reporter.say(f"{received} heartbeat{'' if received == 1 else 's'} received, {calls - received} of {calls} calls refused",
-                         heartbeat_count=received, call_count=calls)
-        reporter.close()
-        if journal is not None:
-            journal.close()
+            say_summary(desk.reporter, server)
+        desk.close()
         if __name__ == "__main__":  # else the process is not ours to end
             leave()
     return 0
+
+
+def first_line(server: MockOdooServer) -> str:
+    is_near = server.host == "localhost" or re.fullmatch(LOOPBACK, server.host)
+    network = "" if is_near else " - reachable from the network"
+    return f"Mock {server.service} on {server.url} - POST {server.endpoint}{network} - Ctrl+C stops"
+
+
+def say_summary(reporter: Reporter, server: MockOdooServer) -> None:
+    calls, received = server.get_call_count(), server.get_heartbeat_count()
+    reporter.say(
+        f"{received} heartbeat{'' if received == 1 else 's'} received, "
+        f"{calls - received} of {calls} calls refused",
+        heartbeat_count=received,
+        call_count=calls,
+    )
 
 
 def leave() -> NoReturn:
@@ -2113,26 +2961,30 @@ def leave() -> NoReturn:
 
 
 # ------------------------------------------------------------------------------------------
-# The page at /_mock/: no outside resource; what came from clients is only ever set as text
+# Page: what a browser sees at /_mock/. It uses no outside resource, and what came from clients is
+# only ever set as text.
 # ------------------------------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=1)
 def page_policy() -> str:
-    """A Content-Security-Policy that lets the page's own style and script run, by their hashes, and nothing else."""
+    """A Content-Security-Policy that admits the page's own style and script, by their hashes."""
     import base64
     import hashlib
 
     def source(tag: str) -> str:
-        text = PAGE[PAGE.index(f"<{tag}>") + len(tag) + 2:PAGE.index(f"</{tag}>")]
-        return f"{tag}-src 'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+        text = PAGE.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        return f"{tag}-src 'sha256-{digest}'"
 
-    return (f"default-src 'none'; {source('style')}; {source('script')}; connect-src 'self'; img-src data:; "
-            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+    return (
+        f"default-src 'none'; {source('style')}; {source('script')}; "
+        "connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
 
 
-PAGE = """\
-<!DOCTYPE html>
+PAGE = r"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -2140,29 +2992,73 @@ PAGE = """\
 <link rel="icon" href="data:,">
 <title>mock_odoo</title>
 <style>
-:root { color-scheme: light dark; --good: #176f2c; --poor: #8a5a00; --bad: #b3261e; --line: #8886; }
-@media (prefers-color-scheme: dark) { :root { --good: #6fd08c; --poor: #f0b849; --bad: #ff8a80; } }
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 52rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.3rem; margin: 0; }
+:root {
+  color-scheme: light dark; --line: #8884; --shade: #b3261e2e;
+  --good: #176f2c; --poor: #8a5a00; --bad: #b3261e; --level: #2b62b8;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --shade: #ff8a8038; --good: #6fd08c; --poor: #f0b849; --bad: #ff8a80; --level: #8ab4f8;
+  }
+}
+.up, .accepted { --kind: var(--good); }
+.scripted, .down, .refused { --kind: var(--poor); }
+.gone, .faulted { --kind: var(--bad); }
+.level { --kind: var(--level); }
+body {
+  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere;
+  max-width: 56rem; margin: 0 auto; padding: 1rem;
+}
+h1 { font-size: 1rem; font-weight: normal; margin: 0; opacity: .75; }
 h2 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
-#state { font-weight: 600; }
-.up, .accepted b { color: var(--good); }
-.scripted, .refused b { color: var(--poor); }
-.gone, .faulted b, #error { color: var(--bad); }
 .row { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; }
-button, input[type=text] { font: inherit; min-height: 2.5rem; padding: 0 .8rem; border: 1px solid var(--line); border-radius: .4rem; }
-input[type=text] { flex: 1 1 12rem; min-width: 0; font-family: monospace; }
-ol { list-style: none; margin: 0; padding: 0; }
-li { display: flex; flex-wrap: wrap; gap: 0 1rem; padding: .3rem 0; border-top: 1px solid var(--line); }
-li b { flex: 0 0 6.5rem; }
+.row h2 { flex: 1; margin: 0; }
+button, input[type=text] {
+  font: inherit; color: inherit; background: #8882; min-height: 2.5rem; padding: 0 .8rem;
+  border: 1px solid var(--line); border-radius: .4rem;
+}
+input[type=text] { flex: 1 1 10rem; min-width: 0; font-family: monospace; }
+p { font-size: 1.2rem; font-weight: bold; margin: 0; }
+p span { color: var(--kind); }
+#left, .label { white-space: nowrap; }
+#error { color: var(--bad); min-height: 1.5rem; }
 small { opacity: .75; }
+figure { margin: 1rem 0; }
+figcaption { display: flex; flex-wrap: wrap; gap: 0 1rem; font-size: .85rem; }
+figcaption i { font-style: normal; color: var(--kind); }
+.outage { background: var(--shade); padding: 0 .3rem; }
+svg { display: block; width: 100%; height: 146px; font-size: 11px; }
+svg text { fill: currentColor; opacity: .75; text-anchor: middle; }
+svg line { stroke: var(--line); }
+svg rect { fill: var(--shade); }
+svg path { fill: var(--kind); }
+svg .level { stroke: var(--kind); stroke-width: 1.5; fill-opacity: .2; }
+ol { list-style: none; margin: .5rem 0; padding: 0; font-variant-numeric: tabular-nums; }
+li {
+  display: flex; flex-wrap: wrap; gap: 0 .7rem;
+  padding: .3rem 0; border-top: 1px solid var(--line);
+}
+.label { min-width: max(7rem, 15%); font-weight: bold; color: var(--kind); }
+.number { min-width: 2.4rem; opacity: .75; }
+.problem { flex-basis: 100%; color: var(--kind); }
 </style>
 </head>
 <body>
 <h1>mock_odoo</h1>
-<div id="state" role="status">Connecting</div>
+<p><span id="state" role="status">Connecting</span><span id="left" role="timer"></span></p>
 <small id="counts"></small>
 <div><small id="unmatched"></small></div>
+
+<figure id="timeline">
+<svg id="strip" role="img"></svg>
+<figcaption>
+<span class="accepted"><i>&#9679;</i> accepted</span>
+<span class="refused"><i>&#9650;</i> refused</span>
+<span class="faulted"><i>&#10006;</i> faulted</span>
+<span class="outage">outage</span>
+<span class="level"><i>&#9473;</i> buffer, 0 to 100%</span>
+</figcaption>
+</figure>
 
 <h2>Odoo is</h2>
 <div class="row">
@@ -2173,83 +3069,241 @@ small { opacity: .75; }
 <button data-script="ok@6s*">slow</button>
 <button data-script="stall*">stalling</button>
 <button data-script="reset*">resetting</button>
-<button id="down">out for 10 s</button>
+<button data-script="expired*">session expired</button>
+<button id="down" data-seconds="10">out for 10 s</button>
 </div>
 
 <h2><label for="script">Script</label></h2>
 <form class="row" id="play">
-<input type="text" id="script" placeholder="503*2, reset, ok@6s" autocomplete="off" autocapitalize="off" spellcheck="false" aria-describedby="error">
+<input type="text" id="script" placeholder="503*2, ok@6s" autocomplete="off"
+ autocapitalize="off" spellcheck="false" aria-describedby="error">
 <label><input type="checkbox" id="loop"> loop</label>
 <button>Play</button>
 </form>
 <div id="error" role="alert"></div>
 
-<h2>Heartbeats, the newest first</h2>
-<div class="row"><button id="forget">Forget everything</button>
-<small><span aria-hidden="true">&#9679;</span> accepted <span aria-hidden="true">&#9650;</span> refused <span aria-hidden="true">&#10006;</span> faulted</small></div>
+<div class="row"><h2>Heartbeats, the newest first</h2>
+<button id="forget">Forget everything</button></div>
 <ol id="calls"></ol>
 
 <script>
 "use strict";
+const NO_ANSWER = "No answer: an outage, or the fake was stopped";
+const KEPT = 100;  // calls
+let calls = [];  // the newest, oldest first
+let events = [];
+let service = "Odoo";
+let lost = false;  // is the fake out of reach?
+let outageEnd = 0;  // of the outage that was asked for on this page, in milliseconds
+
 const at = id => document.getElementById(id);
-const MARKS = {accepted: "\\u25cf", refused: "\\u25b2", faulted: "\\u2716"};
-let seen = 0, seenAt = 0;
+const newest = () => calls[calls.length - 1] || {number: 0};
+
+// A call in words
+
+const MARKS = {accepted: "\u25cf", refused: "\u25b2", faulted: "\u2716"};
+const many = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
+const clock = seconds => new Date(Math.round(seconds * 1000)).toTimeString().slice(0, 8);
+
+function kindOf(call) {
+  return call.accepted ? "accepted" : /^[0-9]+$/.test(call.reply) ? "refused" : "faulted";
+}
+
+function label(call) {  // as a script has it: ok@250ms
+  if (!call.delay) return call.reply;
+  const whole = Number.isInteger(call.delay), number = whole ? call.delay : call.delay * 1000;
+  return `${call.reply}@${number.toFixed(6).replace(/[.]?0+$/, "")}${whole ? "s" : "ms"}`;
+}
+
+function text(value) {
+  const words = typeof value === "string" ? value : JSON.stringify(value);
+  return words === undefined ? "?" : words.slice(0, 60);
+}
+
+function row(call) {
+  const kind = kindOf(call), beat = call.payload || {};
+  const buffer = beat.buffer_status || {}, breaker = beat.circuit_breaker || {};
+  const queued = `${text(buffer.current_queued)}/${text(buffer.total_capacity)}`;
+  const parts = [
+    ["label", `${MARKS[kind]} ${label(call)}`],
+    ["time", clock(call.received_at)],
+    ["number", `#${call.number}`],
+    ["adapter", text(beat.adapter_id)],
+    ["buffer", `buffer ${queued} (${text(buffer.percent_full)}%)`],
+    ["breaker", `breaker ${text(breaker.state)}`],
+    ["repeats", call.repeats && `repeats #${call.repeats}`],
+    ["problem", call.problem],
+  ];
+  const item = document.createElement("li");
+  item.className = item.title = kind;
+  for (const [name, words] of parts) if (words) {
+    const part = item.appendChild(document.createElement("span"));
+    part.className = name;
+    part.textContent = words;
+  }
+  return item;
+}
+
+// The strip: calls that come close together pile up; the buffer's fill has its own band below
+
+const SHAPES = {  // one pixel wide, around 0, 0
+  accepted: "M-.42 0a.42.42 0 1 0 .84 0a.42.42 0 1 0-.84 0",
+  refused: "M0-.5L.55.45H-.55Z",
+  faulted: "M-.5-.3L-.3-.5 0-.2 .3-.5 .5-.3 .2 0 .5.3 .3.5 0 .2-.3.5-.5.3-.2 0Z",
+};
+const STEPS = [.1, .2, .5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 21600];
+const MARGIN = 8, CALLS = 84, BUFFER = 124, BUFFER_HEIGHT = 32, WORDS = 140;  // pixels
+
+function draw() {
+  const now = Date.now() / 1000, width = at("timeline").clientWidth;
+  at("strip").replaceChildren();
+  at("strip").setAttribute("aria-label", "No heartbeat yet");
+  if (!calls.length) return put("text", {x: width / 2, y: CALLS}, "No heartbeat yet");
+  const times = calls.map(call => call.received_at), first = Math.min(...times);
+  const spans = outages(now).filter(([from, to]) => to > first);
+  const latest = Math.max(...times, ...spans.flat()), gap = usualGap(times);
+  const silence = Math.max(10, 5 * gap);  // no more of it, or the calls would lose their room
+  const last = Math.max(first + 2, latest, Math.min(now, latest + silence));
+  const x = time => MARGIN + (time - first) / (last - first) * (width - 2 * MARGIN);
+  at("strip").setAttribute("aria-label", describe(Math.max(...times) - first, spans.length));
+  for (const [from, to] of spans) {
+    const left = x(Math.max(from, first));
+    put("rect", {x: left, width: Math.max(3, x(to) - left), y: 0, height: BUFFER});
+  }
+  drawTicks(first, last, width, x);
+  drawBuffer(x, x(last));
+  const beside = x(first + gap) - x(first);  // so wide, a beat has the next one at its side
+  drawCalls(x, Math.max(3.5, Math.min(10, beside > 3 ? beside : width / calls.length)));
+}
+
+function usualGap(times) {  // the median
+  const gaps = times.slice(1).map((time, index) => time - times[index]).sort((a, b) => a - b);
+  return gaps[gaps.length >> 1] || 0;
+}
+
+function put(tag, attributes, words = "", parent = at("strip")) {
+  const element = document.createElementNS(at("strip").namespaceURI, tag);
+  for (const name in attributes) element.setAttribute(name, attributes[name]);
+  element.textContent = words;
+  return parent.appendChild(element);
+}
+
+function outages(now) {
+  const spans = [];
+  let since = null;
+  for (const event of events) {
+    if (since === null && /^(down|stop)$/.test(event.event)) since = event.at;
+    if (since !== null && /^(up|start)$/.test(event.event)) {
+      spans.push([since, event.at]);
+      since = null;
+    }
+  }
+  return since === null ? spans : [...spans, [since, now]];
+}
+
+function describe(seconds, outageCount) {
+  const [unit, size] = seconds < 120 ? ["second", 1] : ["minute", 60];
+  const count = kind => `${calls.filter(call => kindOf(call) === kind).length} ${kind}`;
+  return `${many(calls.length, "call")} within ${many(Math.ceil(seconds / size) || 1, unit)}: `
+    + `${Object.keys(MARKS).map(count).join(", ")}; ${many(outageCount, "outage")}`;
+}
+
+function drawTicks(first, last, width, x) {
+  const step = STEPS.find(step => (last - first) / step < width / 70) || (last - first) / 4;
+  for (let time = Math.ceil(first / step) * step; time <= last; time += step) {
+    const tenth = "." + Math.floor(Math.round(time * 1000) % 1000 / 100);
+    const words = clock(time).slice(0, step < 60 ? 8 : 5) + (step < 1 ? tenth : "");
+    put("line", {x1: x(time), x2: x(time), y1: 0, y2: BUFFER + 4});
+    const room = Math.min(x(time), width - x(time));
+    if (room > 3 * words.length) put("text", {x: x(time), y: WORDS}, words);
+  }
+  for (const y of [CALLS, BUFFER]) put("line", {x1: 0, x2: width, y1: y, y2: y});
+}
+
+function drawBuffer(x, right) {
+  let top = "", left;
+  for (const call of calls) {
+    const percent = ((call.payload || {}).buffer_status || {}).percent_full;
+    if (typeof percent !== "number") continue;
+    const y = BUFFER - Math.max(0, Math.min(100, percent)) / 100 * BUFFER_HEIGHT;
+    if (!top) left = x(call.received_at);
+    top += `H${x(call.received_at)}V${y}`;
+  }
+  if (top) put("path", {class: "level", d: `M${left} ${BUFFER}${top}H${right}V${BUFFER}`});
+}
+
+function drawCalls(x, size) {
+  const ends = [];  // for each level, where it is free again
+  const levels = calls.map(call => {
+    const left = x(call.received_at), free = ends.findIndex(end => end <= left);
+    const level = free < 0 ? ends.length : free;
+    ends[level] = left + .7 * size;
+    return level;
+  });
+  const rise = Math.min(size, (CALLS - 12) / ends.length);
+  calls.forEach((call, index) => {
+    const kind = kindOf(call), y = CALLS - 6 - levels[index] * rise;
+    const transform = `translate(${x(call.received_at)} ${y}) scale(${size})`;
+    const mark = put("path", {class: kind, d: SHAPES[kind], transform});
+    put("title", {}, `#${call.number} ${label(call)} ${clock(call.received_at)}`, mark);
+  });
+}
+
+// Asking the fake
 
 async function ask(method, path, body) {
-  const options = method === "GET" ? {} : {method, body: JSON.stringify(body), headers: {"Content-Type": "application/json"}};
-  const response = await fetch("/_mock/" + path, options);
+  const headers = {"Content-Type": "application/json"};
+  const request = {method, headers, body: body && JSON.stringify(body)};
+  const response = await fetch("/_mock/" + path, request)
+    .catch(() => { throw new Error(NO_ANSWER); });
   const data = await response.json();
   if (!response.ok && response.status !== 408) throw new Error(data.error);
   return data;
 }
 
-function tell(kind, text) {
-  at("state").className = kind;
-  if (at("state").textContent !== text) at("state").textContent = text;
+function tell(kind, words, left = "") {
+  at("state").className = at("left").className = kind;
+  at("left").textContent = left;  // apart, or a screen reader would count along
+  if (at("state").textContent !== words) at("state").textContent = words;
 }
 
-function text(value) {
-  return (typeof value === "string" ? value : value === undefined ? "?" : JSON.stringify(value)).slice(0, 60);
-}
-
-function row(call) {
-  const kind = call.accepted ? "accepted" : /^[0-9]+$/.test(call.reply) ? "refused" : "faulted";
-  const beat = call.payload || {}, buffer = beat.buffer_status || {}, breaker = beat.circuit_breaker || {};
-  const item = document.createElement("li");
-  item.className = kind;
-  item.title = kind;
-  const parts = [["b", MARKS[kind] + " " + call.reply + (call.delay ? "@" + call.delay + "s" : "")], ["time", new Date(call.received_at * 1000).toLocaleTimeString()],
-    ["span", text(beat.adapter_id)],
-    ["span", `buffer ${text(buffer.current_queued)}/${text(buffer.total_capacity)} (${text(buffer.percent_full)}%)`],
-    ["span", `breaker ${text(breaker.state)}`]];
-  for (const [tag, content] of parts) item.appendChild(document.createElement(tag)).textContent = content;
-  return item;
+function tellLoss() {
+  const left = Math.ceil((outageEnd - Date.now()) / 1000);
+  if (left < -2) tell("gone", NO_ANSWER);
+  else tell("down", `${service} is down`, ` for another ${Math.max(1, left)} s`);
+  draw();
 }
 
 async function show(state) {
-  document.title = state.service + " (fake)";
-  if (state.script) tell("scripted", `${state.service} plays ${state.script}${state.loop ? " in a loop" : ""}`);
-  else tell("up", `${state.service} is up`);
-  at("counts").textContent = `${state.heartbeat_count} of ${state.call_count} heartbeats accepted at ${state.heartbeat_url}`;
-  at("unmatched").textContent = state.unmatched.length ? "Missed the endpoint: " + state.unmatched.slice(-3).join(", ") : "";
-  const callsAfter = async number => (await ask("GET", `calls?since=${Math.max(0, number)}`)).calls;
-  let calls = await callsAfter(seen - 1);
-  if (seen && (!calls.length || calls[0].number !== seen || calls[0].received_at !== seenAt)) {  // they were forgotten
-    seen = 0;
-    at("calls").replaceChildren();
-    calls = await callsAfter(state.call_count - 100);
-  }
-  for (const call of calls) if (call.number > seen) {
-    [seen, seenAt] = [call.number, call.received_at];
-    at("calls").prepend(row(call));
-  }
-  while (at("calls").children.length > 100) at("calls").lastChild.remove();
+  service = state.service;
+  document.title = `${service} (fake)`;
+  if (!state.script) tell("up", `${service} is up`);
+  else tell("scripted", `${service} plays ${state.script}${state.loop ? " in a loop" : ""}`);
+  at("counts").textContent =
+    `${state.heartbeat_count} of ${state.call_count} heartbeats accepted at ${state.heartbeat_url}`;
+  at("unmatched").textContent =
+    state.unmatched.length ? `Missed the endpoint: ${state.unmatched.slice(-3).join(", ")}` : "";
+  await update(state.call_count);
+  draw();
 }
 
-async function change(method, path, body) {
-  at("error").textContent = "";
-  try { await show(await ask(method, path, body)); }
-  catch (error) { at("error").textContent = error.message; }
+async function update(callCount) {
+  const callsAfter = async n => (await ask("GET", `calls?since=${Math.max(0, n)}`)).calls;
+  const {number, received_at} = newest();
+  let more = await callsAfter(number ? number - 1 : callCount - KEPT);
+  const isNewest = call => call && call.number === number && call.received_at === received_at;
+  if (number && !isNewest(more[0])) {  // what is shown was forgotten
+    calls = [];
+    at("calls").replaceChildren();
+    more = await callsAfter(callCount - KEPT);
+  }
+  ({events} = await ask("GET", "events"));
+  for (const call of more) if (call.number > newest().number) {
+    calls.push(call);
+    at("calls").prepend(row(call));
+  }
+  calls = calls.slice(-KEPT);
+  while (at("calls").children.length > KEPT) at("calls").lastChild.remove();
 }
 
 async function watch() {
@@ -2257,23 +3311,51 @@ async function watch() {
     try {
       const state = await ask("GET", path);
       await show(state);
-      path = seen > state.call_count ? "state" : `wait?calls=${seen + 1}&timeout=5`;
+      if (lost) {
+        lost = false;
+        outageEnd = 0;
+        at("error").textContent = "";
+      }
+      const {number} = newest();
+      path = number > state.call_count ? "state" : `wait?calls=${number + 1}&timeout=5`;
     } catch (error) {
       path = "state";
-      tell("gone", "No answer: an outage, or the fake was stopped");
+      lost = true;
+      tellLoss();
       await new Promise(resolve => setTimeout(resolve, 500));
     }
   }
 }
 
-for (const button of document.querySelectorAll("[data-script]"))
-  button.onclick = () => change("PUT", "script", {script: button.dataset.script, loop: "loop" in button.dataset});
-at("down").onclick = () => change("POST", "down", {seconds: 10});
+async function change(method, path, body, then = show) {
+  at("error").textContent = "";
+  try {
+    await then(await ask(method, path, body));
+  } catch (error) {
+    at("error").textContent = error.message;
+  }
+}
+
+at("down").onclick = () => {
+  const seconds = Number(at("down").dataset.seconds);
+  if (!lost) {  // noted before it begins, since the poll may be cut before this is answered
+    outageEnd = Date.now() + seconds * 1000;
+    events.push({event: "down", at: Date.now() / 1000});
+  }
+  change("POST", "down", {seconds}, tellLoss);
+};
+
+for (const button of document.querySelectorAll("[data-script]")) {
+  const {script, loop} = button.dataset;
+  button.onclick = () => change("PUT", "script", {script, loop: loop !== undefined});
+}
 at("forget").onclick = () => change("POST", "reset", {});
 at("play").onsubmit = event => {
   event.preventDefault();
   change("PUT", "script", {script: at("script").value, loop: at("loop").checked});
 };
+window.onresize = draw;
+setInterval(() => lost && tellLoss(), 1000);  // Windows takes 2 s to say that it is refused
 watch();
 </script>
 </body>
