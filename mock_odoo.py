@@ -124,8 +124,10 @@ def iso_time(seconds: float) -> str:
 
 def log_bug(message: str) -> None:
     """Log the exception that is being handled; the fake logs nothing else."""
-    import logging  # 4 ms that hardly any run needs
-
+    try:
+        import logging  # 4 ms that hardly any run needs
+    except (ImportError, OSError):  # out of descriptors
+        return
     logging.getLogger("mock_odoo").exception(message)
 
 
@@ -1507,11 +1509,10 @@ class Listener(ThreadingHTTPServer):
 
     def join(self, timeout: float) -> bool:
         """Wait until every thread has ended; False where one has not."""
-        self._wait_for(RESERVED, min(timeout, 0.5))
-        if self.state == NEW:  # a signal kept begin() from making the thread
+        self._wait_for(ENDED, timeout)
+        if self.state == NEW:  # a signal kept begin() from making the thread (until 3.11)
             self.socket.close()
             self.state = ENDED
-        self._wait_for(ENDED, timeout)
         if self.state == ENDED and self._acceptor.ident is not None:
             self._acceptor.join()  # now brief: until 3.12, a signal in a long join() does harm
         return self.state == ENDED
@@ -1608,13 +1609,13 @@ class Listener(ThreadingHTTPServer):
         """Accept until close(), without polling."""
         self.socket.setblocking(False)
         while not self.is_closing:
-            self._alarm.wait(other=self.socket)
             try:
+                self._alarm.wait(other=self.socket)
                 self.process_request(*self.get_request())
             except BlockingIOError:  # the alarm rang, or the client has left again
                 pass
             except OSError:  # out of descriptors: the client waits, and so do we
-                self._alarm.wait(0.05)
+                self._wait_for(CLOSED, 0.05)
 
     def server_close(self) -> None:
         """Free the port, cut the connections, and end the workers that are idle."""
@@ -2179,6 +2180,7 @@ class MockOdooServer:
                 raise RuntimeError(f"already running at {self._address()}; call stop() first")
             listener = self._new_listener("start", 0.0)
         self._begin(listener)
+        self._scenario.finish_reports()
 
     def stop(self) -> None:
         """Refuse new connections, cut the others, let go what is delayed, end every thread.
