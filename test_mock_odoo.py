@@ -2014,6 +2014,12 @@ class TestEndpoints:
         expected = {503: json.dumps(FAILURE).encode(), 200: b"{}", 303: b""}
         assert send(server, "GET", "/extra").body == expected[reply.status]
 
+    def test_a_route_that_returns_no_reply_is_named_in_the_log(self, fresh, caplog):
+        server = fresh()
+        server.routes["/extra"] = {"GET": lambda request: "pong"}
+        assert send(server, "GET", "/extra").status == 500
+        assert "a route must return a Reply, not 'pong'" in caplog.text
+
     def test_a_slow_route_is_let_go_by_a_reset(self, fresh):
         server = fresh()
         server.routes["/slow"] = {"GET": lambda request: Reply(200, {}, delay=60)}
@@ -3165,6 +3171,85 @@ class TestStop:
             until(lambda: refused(steered))
             steered.stop()
             assert new_threads() == []
+
+
+class TestAtTheSameTime:
+    """Methods that several threads call at once, or that the user's functions call."""
+
+    def test_a_stop_in_the_middle_of_down_wins(self, fresh, new_threads):
+        server = fresh(
+            on_event=lambda event: event["event"] == "down" and in_background(server.stop).result())
+        server.down()
+        assert not server.is_running
+        until(lambda: new_threads() == [])
+        server.start()
+        assert post(server).status == 200
+
+    def test_an_up_in_the_middle_of_a_start_leaves_it_idle(self, monkeypatch):
+        """Each of its threads sleeps, so that the process uses next to no time."""
+        listen, servers = socket.socket.listen, []
+
+        def slow(self, *args):
+            ups = [threading.Thread(target=servers[-1].up) for _ in range(3)]
+            for thread in ups:
+                thread.start()
+            return listen(self, *args)
+
+        monkeypatch.setattr(socket.socket, "listen", slow)
+        for _ in range(10):
+            servers.append(MockOdooServer(port=0))
+            with servers[-1] as server, connect(server) as connection:
+                began = time.process_time()
+                assert_silent(connection)
+                assert time.process_time() - began < 0.04
+
+    def test_no_call_is_answered_before_on_call_has_seen_it(self, fresh):
+        """Not even where the thread of another call tells on_call of it."""
+
+        def on_call(call):
+            if call.number == 1:
+                until(lambda: server.get_call_count() == 2)
+            else:
+                seen.set()
+                leave.wait(PATIENCE)
+
+        for _ in range(30):
+            seen, leave = threading.Event(), threading.Event()
+            server = fresh(on_call=on_call)
+            clients = [in_background(post, server)]
+            server.wait_for_calls(1)
+            clients.append(in_background(post, server))
+            seen.wait(PATIENCE)
+            clients[1].join(0.01)
+            assert clients[1].is_alive()
+            leave.set()
+            for client in clients:
+                assert client.result().status == 200
+            server.stop()
+
+    def test_on_event_may_stop_the_server_while_a_call_waits_for_it(self, fresh, caplog):
+        clients = []
+
+        def on_event(event):
+            if event["event"] == "script":
+                clients.append(in_background(post, server))
+                until(lambda: server.get_call_count() == 1)
+                server.stop()
+
+        server = fresh(on_event=on_event)
+        server.play("503")
+        clients[0].result()
+        assert refused(server)
+        assert caplog.records == []
+
+    def test_outages_leave_no_listener_behind(self, fresh):
+        server = fresh()
+        for _ in range(20):
+            server.down(0)
+        server.stop()
+        gc.collect()
+        left = [each for each in gc.get_objects() if isinstance(each, ThreadingHTTPServer)]
+        assert len([each for each in left if each.server_port == server.port]) < 5
 
 
 class TestOutage:
