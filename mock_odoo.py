@@ -60,8 +60,9 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Mapping, Sequence
     from io import BufferedReader
-    from typing import IO, Any, NoReturn, Self, TypeAlias
+    from typing import IO, Any, NoReturn, Self, TypeAlias, TypeVar
 
+    Method = TypeVar("Method", bound=Callable[..., Any])
     ScriptLike: TypeAlias = "str | Reply | dict[str, Any] | Sequence[ScriptLike]"
     Route: TypeAlias = "Callable[[Request], Reply]"
     Routes: TypeAlias = "dict[str, dict[str, Route]]"  # by path, then by method
@@ -276,7 +277,76 @@ def depth(text: str) -> int:
     return deepest
 
 
-# -- Waking threads
+# -- Threads, and signals that interrupt the main thread
+
+
+def shielded(method: Method) -> Method:
+    """Let a method hold its locks where no signal can interrupt it.
+
+    A signal handler that raises interrupts the main thread anywhere, even between taking a lock and
+    the `with` block that would give it back. So another thread does what the main thread asks for.
+    The main thread only waits, and holds nothing.
+    """
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != threading.main_thread().ident:
+            return method(*args, **kwargs)
+        outcome: list[tuple[Any, BaseException | None]] = []
+        is_running = threading.Lock()
+        is_running.acquire()
+
+        def run() -> None:
+            try:
+                outcome.append((method(*args, **kwargs), None))
+            except BaseException as error:  # noqa: BLE001 - the main thread raises it
+                outcome.append((None, error))
+            finally:
+                is_running.release()
+
+        try:
+            try:
+                _thread.start_new_thread(run, ())
+            except RuntimeError:  # out of threads
+                return method(*args, **kwargs)
+            is_running.acquire()
+        except BaseException:  # from a signal handler: the other thread goes on, so wait for it
+            if not outcome:
+                is_running.acquire(timeout=0.5)
+            raise
+        result, error = outcome.pop()
+        if error is not None:
+            raise error
+        return result
+
+    return call  # type: ignore[return-value]
+
+
+class News:
+    """Lets threads wait for a change. A signal would break the lock of a Condition; here is none."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Any] = []  # a lock for each thread that waits
+
+    def tell(self) -> None:
+        """Make all who wait look again."""
+        while self._waiting:
+            self._waiting.pop().release()
+
+    def wait(self, has_come: Callable[[], bool], timeout: float = FOREVER) -> bool:
+        """Wait until the change has come; False when the time is up."""
+        deadline = time.monotonic() + timeout
+        while not has_come():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            mine = threading.Lock()
+            mine.acquire()
+            self._waiting.append(mine)
+            if not has_come():  # it may have come before we were on the list
+                mine.acquire(timeout=min(left, MAX_SECONDS))
+        return True
+
 
 READABLE = getattr(select, "POLLIN", 1)
 #: Linux alone has it. Elsewhere, data cannot be told from a hang-up.
@@ -293,6 +363,7 @@ class Alarm:
 
     def __init__(self) -> None:
         self._has_rung = False
+        self._process = os.getpid()
         self._holders = 0
         self._pair: tuple[socket.socket, ...] = ()
         self._lock = threading.Lock()
@@ -311,8 +382,10 @@ class Alarm:
                     each.close()
 
     def ring(self) -> None:
-        """Ring. This takes no lock, since a signal handler may do it."""
+        """Ring. This takes no lock, since the main thread does it."""
         self._has_rung = True
+        if self._process != os.getpid():  # in a forked child, the sockets lead to our parent
+            return
         for sender in self._pair[1:]:
             try:
                 sender.send(b"!")  # never read, so that everybody sees it
@@ -523,7 +596,11 @@ class Script:
     def __init__(self, script: ScriptLike = (), loop: bool = False) -> None:
         """Read a script; TypeError or ValueError says what is wrong with it."""
         self.loop = check_flag("loop", loop)
-        self._steps = collections.deque(step for step in read_steps(script) if step.times)
+        try:
+            steps = read_steps(script)
+        except RecursionError:
+            raise ValueError("the script holds itself, or lists in lists without end") from None
+        self._steps = collections.deque(step for step in steps if step.times)
 
     def next_reply(self) -> Reply:
         if not self._steps:
@@ -743,7 +820,7 @@ class Scenario:
         on_unmatched: Callable[[str], object] | None,
     ) -> None:
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
+        self._news = News()  # a call has come, or a waiter may have to give up
         self._script = Script()
         self._alarm = Alarm()  # ends the delays of now; a reset replaces it
         self._resets = 0
@@ -756,19 +833,21 @@ class Scenario:
         self._on_event = on_event
         self._on_unmatched = on_unmatched
         self._has_listeners = any((on_call, on_event, on_unmatched))
-        self._unreported: collections.deque[tuple[str, Any, Any, threading.Thread]]
+        self._unreported: collections.deque[tuple[str, Any, Any, int]]
         self._unreported = collections.deque()
         self._reporting = threading.Lock()
         #: The thread that is inside a user's function, and the thread whose news that is told.
-        self._teller: tuple[threading.Thread, threading.Thread] | None = None
+        self._teller: tuple[int, int] | None = None
 
     # -- The script
 
+    @shielded
     def play(self, script: Script) -> None:
         with self._lock:
             self._play(script)
         self._report()
 
+    @shielded
     def end(self, text: str) -> None:
         """End the script that plays if this is what is left of it."""
         with self._lock:
@@ -780,6 +859,7 @@ class Scenario:
         self._script = script
         self._note("script", script=str(script), loop=script.loop)
 
+    @shielded
     def script_state(self) -> tuple[str, bool]:
         """What is left of the script, and whether it loops."""
         with self._lock:
@@ -790,7 +870,7 @@ class Scenario:
         with self._lock:
             reply = settle(self._script.next_reply(), verdict).but(alarm=self._alarm)
             self._record(reply, request)
-            self._changed.notify_all()
+            self._news.tell()
         self._report(FOREVER)
         return reply
 
@@ -812,14 +892,17 @@ class Scenario:
                 return call.number
         return None
 
+    @shielded
     def calls(self) -> list[Call]:
         with self._lock:
             return list(self._calls)
 
+    @shielded
     def count(self, what: str) -> int:
         with self._lock:
             return self._counts[what]
 
+    @shielded
     def reset(self) -> None:
         with self._lock:
             self._release()
@@ -835,6 +918,7 @@ class Scenario:
 
     # -- What else happened
 
+    @shielded
     def note(self, name: str, apart: bool = False, **fields: object) -> None:
         """Remember what was done to the fake.
 
@@ -850,6 +934,7 @@ class Scenario:
             except RuntimeError:  # out of threads: whoever reports next does it
                 pass
 
+    @shielded
     def finish_reports(self) -> None:
         """Wait for the user's functions, for 5 s at the most, and not at all inside one of them."""
         if not self.is_reporting():
@@ -857,12 +942,14 @@ class Scenario:
 
     def is_reporting(self) -> bool:
         """Is the caller inside one of the user's functions?"""
-        return self._teller is not None and self._teller[0] is threading.current_thread()
+        return self._teller is not None and self._teller[0] == threading.get_ident()
 
-    def origin(self) -> threading.Thread:
+    def origin(self) -> int:
         """The thread whose news a user's function is told; outside of these, the caller."""
-        thread, teller = threading.current_thread(), self._teller
-        return teller[1] if teller is not None and teller[0] is thread else thread
+        teller = self._teller
+        if teller is not None and teller[0] == threading.get_ident():
+            return teller[1]
+        return threading.get_ident()
 
     def _note(self, name: str, **fields: object) -> None:
         event = make_event(name, **fields)
@@ -877,37 +964,45 @@ class Scenario:
             self._queue("on_unmatched", self._on_unmatched, what)
         self._report(FOREVER)
 
+    @shielded
     def events(self) -> list[Event]:
         with self._lock:
             return [dict(event) for event in self._events]
 
+    @shielded
     def unmatched(self) -> list[str]:
         with self._lock:
             return list(self._unmatched)
 
     def _queue(self, name: str, function: Callable[[Any], object] | None, news: object) -> None:
         if function is not None:
-            self._unreported.append((name, function, news, threading.current_thread()))
+            self._unreported.append((name, function, news, threading.get_ident()))
 
     def _report(self, patience: float = 0.0) -> None:
         """Call the user's functions. One thread calls them for all.
 
         The others wait up to `patience` seconds. Only workers wait without limit, since their
-        clients must not be answered first; so no other method hangs where on_call hangs.
+        clients must not be answered first; and only they call on_call, so that no other method
+        hangs where that hangs.
         """
-        must_wait = patience == FOREVER and self._has_listeners  # another thread may be at our news
-        while (must_wait or self._unreported) and self._reporting.acquire(
+        is_worker = patience == FOREVER
+        must_wait = is_worker and self._has_listeners  # another thread may be at our news
+        while (must_wait or self._is_ours(is_worker)) and self._reporting.acquire(
             timeout=min(patience, MAX_SECONDS)
         ):
             must_wait = False
             try:
-                while self._unreported:
+                while self._is_ours(is_worker):
                     name, function, news, thread = self._unreported.popleft()
-                    self._teller = threading.current_thread(), thread
+                    self._teller = threading.get_ident(), thread
                     call_user(name, function, news)
             finally:
                 self._teller = None
                 self._reporting.release()
+
+    def _is_ours(self, is_worker: bool) -> bool:
+        """Is there news that the caller may tell?"""
+        return bool(self._unreported) and (is_worker or self._unreported[0][0] != "on_call")
 
     # -- Waiting
 
@@ -915,7 +1010,7 @@ class Scenario:
         """Let go the replies that are delayed, and make waiters check again whether to give up."""
         with self._lock:
             self._release()
-            self._changed.notify_all()
+            self._news.tell()
 
     def _release(self) -> None:
         self._alarm.ring()
@@ -939,36 +1034,38 @@ class Scenario:
         """
         deadline = time.monotonic() + check_seconds("timeout", timeout)
         check_whole("n", n, 0)
-        resets = seen = 0
+        at = (0, 0)  # so many resets, and calls since the last
         fitting: list[Call] = []
         while True:
-            with self._lock:
-                if resets != self._resets:
-                    resets, seen, fitting = self._resets, 0, []
-                new = [] if fits is None else self._calls_after(seen)
-                seen, found = self._counts["calls"], self._counts[what]
-                kept = list(self._calls) if fits is None and found >= n else []
+            before = at
+            at, new, found, kept = self._look(before, what, n)
             if fits is not None:  # the user's function: outside the lock, once for each call
+                fitting = fitting if at[0] == before[0] else []
                 fitting += [call for call in new if fits(call)]
-                found = len(fitting)
+                found, kept = len(fitting), fitting
             if found >= n:
-                return kept if fits is None else fitting
+                return kept
             left = deadline - time.monotonic()
             if left <= 0 or given_up():
                 fit = "" if fits is None else " that fit"
                 raise TimeoutError(
                     f"{found} of {n} {what}{fit} in {float(timeout)} s; {self._story()}"
                 )
-            self._await_news(seen, resets, given_up, left)
+            self._news.wait(functools.partial(self._has_changed, at, given_up), left)
 
-    def _await_news(
-        self, seen: int, resets: int, given_up: Callable[[], bool], timeout: float
-    ) -> None:
-        def is_news() -> bool:
-            return (self._counts["calls"], self._resets) != (seen, resets) or given_up()
-
+    @shielded
+    def _look(
+        self, before: tuple[int, int], what: str, n: int
+    ) -> tuple[tuple[int, int], list[Call], int, list[Call]]:
+        """Where we are, the calls that are new since `before`, how many there are, and these."""
         with self._lock:
-            self._changed.wait_for(is_news, timeout)
+            new = self._calls_after(before[1] if before[0] == self._resets else 0)
+            found = self._counts[what]
+            kept = list(self._calls) if found >= n else []
+            return (self._resets, self._counts["calls"]), new, found, kept
+
+    def _has_changed(self, at: tuple[int, int], given_up: Callable[[], bool]) -> bool:
+        return at != (self._resets, self._counts["calls"]) or given_up()
 
     def _calls_after(self, number: int) -> list[Call]:
         new = []
@@ -980,8 +1077,7 @@ class Scenario:
 
     def _story(self) -> str:
         """What came, for a person who waited for something else."""
-        with self._lock:
-            calls, unmatched = list(self._calls), list(self._unmatched)
+        calls, unmatched = self.calls(), self.unmatched()
         timeline = ["..."] * (len(calls) > 20) + [call.reply for call in calls[-20:]]
         story = [f"calls: {', '.join(timeline)}" if calls else "no calls"]
         story += [f"last problem: {call.problem}" for call in calls if call.problem][-1:]
@@ -1525,7 +1621,7 @@ class Listener(ThreadingHTTPServer):
         opens_after: float | None,
         earlier: Sequence[Listener],
         opened: Callable[[Listener], object],
-        closed: Callable[[], object],
+        closed: Callable[[Listener], object],
     ) -> None:
         """Open after so many seconds: 0 opens at once, None waits for open().
 
@@ -1543,11 +1639,10 @@ class Listener(ThreadingHTTPServer):
         self.state = NEW
         self.error: Exception | None = None  # why it could not be opened
         self.is_closing = False
-        self._has_begun = False
-        self._spared: threading.Thread | None = None
+        self._spared = 0  # the thread whose connection is not cut
         self._due = Alarm()  # ends the reservation: open() or close() was called
         self._alarm = Alarm()  # ends everything: close() was called
-        self._waiting: list[Any] = []  # locks of those who wait for the next state
+        self._news = News()  # the next state has come
         self._process = os.getpid()
         self._lock = threading.RLock()  # guards what follows
         self._workers: set[Worker] = set()
@@ -1558,87 +1653,73 @@ class Listener(ThreadingHTTPServer):
     # -- What other threads ask for
 
     def begin(self) -> None:
-        """Bind, and listen if that is due. Raises OSError where the port cannot be had."""
-        self._has_begun = True
-        if self.is_closing:  # another thread was faster
-            self.socket.close()
-            self._enter(ENDED)
-            return
-        # A signal in the middle of Thread.start() can leave a thread that never runs, so a thread
-        # that gets no signals starts the acceptor.
-        _thread.start_new_thread(self._start_acceptor, ())
-        self._wait_for(OPEN if self.opens_after == 0 else RESERVED)
+        """Make the thread, which binds. Call this where no signal interrupts it."""
+        try:
+            if not self.is_closing:  # else another thread was faster
+                self._acceptor.start()
+                return
+        except RuntimeError as error:  # out of threads
+            self.error = error
+        self.socket.close()
+        self._enter(ENDED)
+
+    def settle(self) -> None:
+        """Wait for what begin() began: the port is bound, and open if that is due.
+
+        Raises OSError where the port cannot be had.
+        """
+        self._await(OPEN if self.opens_after == 0 else RESERVED)
         if self.error is not None:
             raise self.error
 
     def open(self) -> None:
         """Listen, if that is not done yet. Clients can connect when this returns."""
-        if self.state < OPEN:
+        if self.state < OPEN and self._process == os.getpid():  # in a child, the port is not ours
             self._due.ring()
-            self._wait_for(OPEN)
+            self._await(OPEN)
             if self.error is not None:
                 raise self.error
 
-    def close(self, spared: threading.Thread | None = None) -> None:
-        """Ask to free the port and to cut every connection but that of the `spared` worker.
+    def close(self, spared: int = 0) -> None:
+        """Ask to free the port and to cut every connection but that of the `spared` thread.
 
         Call it again to cut that one too.
         """
         self.is_closing = True
         self._spared = spared
-        if not self._has_begun or self._process != os.getpid():
-            self.socket.close()  # in a forked child, the rest is our parent's
+        if self._process != os.getpid():  # in a forked child, the rest is our parent's
+            self.socket.close()
             self.state = ENDED
             return
         self._due.ring()
         self._alarm.ring()
-        if self.state >= CLOSED:
-            _thread.start_new_thread(self._cut_connections, ())
+        if CLOSED <= self.state < ENDED:
+            self._cut_connections()
+
+    def serves(self, thread: int) -> bool:
+        """Is it one of the workers?"""
+        return any(worker.ident == thread for worker in list(self._workers))
 
     def has_closed(self) -> bool:
         return self.state >= CLOSED
 
     def wait_closed(self) -> None:
         """Wait until connections are refused."""
-        self._wait_for(CLOSED)
+        self._await(CLOSED)
 
     def join(self, timeout: float) -> bool:
         """Wait until every thread has ended; False where one has not."""
-        self._wait_for(ENDED, timeout)
-        if self.state == NEW:  # a signal kept begin() from making the thread (until 3.11)
-            self.socket.close()
-            self.state = ENDED
-        if self.state == ENDED and self._acceptor.ident is not None:
-            # Brief by now. Until 3.12, a signal in a long join() marks a live thread as ended.
-            self._acceptor.join()
-        return self.state == ENDED
+        if not self._await(ENDED, timeout):
+            return False
+        if self._acceptor.ident is not None:
+            # It is about to end. Until 3.12, a signal in a long join() could spoil the thread.
+            self._acceptor.join(1.0)
+        return True
 
-    def _wait_for(self, state: int, timeout: float = FOREVER) -> None:
-        """Wait for a state or a later one.
-
-        A signal may interrupt this anywhere, and would break the lock of a Condition. So each
-        caller waits for a lock of its own, which _enter() releases.
-        """
-        deadline = time.monotonic() + timeout
-        while self.state < state and self._has_begun:
-            news = threading.Lock()
-            news.acquire()
-            self._waiting.append(news)
-            left = deadline - time.monotonic()
-            if self.state < state and (
-                left <= 0 or not news.acquire(timeout=min(left, MAX_SECONDS))
-            ):
-                return
+    def _await(self, state: int, timeout: float = FOREVER) -> bool:
+        return self._news.wait(lambda: self.state >= state, timeout)
 
     # -- The thread
-
-    def _start_acceptor(self) -> None:
-        try:
-            self._acceptor.start()
-        except RuntimeError as error:  # out of threads
-            self.error = error
-            self.socket.close()
-            self._enter(ENDED)
 
     def run(self) -> None:
         """Live: take the port over, keep it reserved until it is time, accept, close."""
@@ -1653,15 +1734,15 @@ class Listener(ThreadingHTTPServer):
                     with self._due:
                         self._due.wait(self.opens_after)
                 self._accept()
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - settle() or open() raises it
             self.error = error
             if self.state == RESERVED:  # maybe nobody waits for it
                 log_bug(f"cannot listen on port {self.server_port} again")
         finally:
             self.server_close()
+            self._closed(self)  # lets go the delayed replies, which are cut
             self._enter(CLOSED)
             self._cut_connections()  # again, as close() may have been called again
-            self._closed()
             for worker in [*self._workers, *self._ended]:
                 worker.join()
             self._enter(ENDED)
@@ -1674,9 +1755,8 @@ class Listener(ThreadingHTTPServer):
             self.serve_forever()
 
     def _enter(self, state: int) -> None:
-        self.state = state  # first: a waiter checks it after it has added its lock
-        while self._waiting:
-            self._waiting.pop().release()
+        self.state = state
+        self._news.tell()
 
     def server_bind(self) -> None:
         """Bind; unlike HTTPServer's, without asking DNS for our name, which can take 10 s."""
@@ -1706,7 +1786,7 @@ class Listener(ThreadingHTTPServer):
             except BlockingIOError:  # the alarm rang, or the client has left again
                 pass
             except OSError:  # out of descriptors: the client waits, and so do we
-                self._wait_for(CLOSED, 0.05)
+                self._await(CLOSED, 0.05)
 
     def server_close(self) -> None:
         """Free the port, cut the connections, and end the workers that are idle."""
@@ -1798,7 +1878,7 @@ class Listener(ThreadingHTTPServer):
     def _cut_connections(self) -> None:
         with self._lock:
             for worker in self._workers:
-                if worker.connection is not None and worker is not self._spared:
+                if worker.connection is not None and worker.ident != self._spared:
                     cut(worker.connection)
                     if EXCLUSIVE is not None:  # on Windows, that wakes no reader (CPython 91913)
                         socket.SocketType.close(worker.connection)
@@ -2075,7 +2155,7 @@ class MockOdooServer:
         check_callable("on_event", on_event)
         check_callable("on_unmatched", on_unmatched)
         self._scenario = Scenario(max_calls, on_call, on_event, on_unmatched)
-        self._lifecycle = threading.RLock()  # guards what follows; reentrant for signal handlers
+        self._lifecycle = threading.Lock()  # guards what follows
         self._listener: Listener | None = None  # each start and each outage makes a new one
         self._listeners: list[Listener] = []  # also earlier ones whose threads may not have ended
         self.routes = self._make_routes()
@@ -2267,32 +2347,28 @@ class MockOdooServer:
 
         Raises OSError where the address cannot be had, RuntimeError where the server runs already.
         """
-        with self._lifecycle:
-            if self._listener is not None:
-                raise RuntimeError(f"already running at {self._address()}; call stop() first")
-            listener = self._new_listener("start", 0.0)
-        self._begin(listener)
-        self._scenario.finish_reports()
+        try:
+            self._settle(self._install("start", 0.0))
+            self._scenario.finish_reports()
+        except RuntimeError:  # it runs already, or there are no more threads
+            raise
+        except BaseException:  # also what a signal handler raises
+            self._uninstall()
+            raise
 
     def stop(self) -> None:
         """Refuse new connections, cut the others, let go what is delayed, end every thread.
 
         All that is done when this returns (in on_call, its own connection and the threads end
         afterwards). Harmless when not running. The memory and the script stay: `start()` goes on
-        with them, on the same port. When an exception has interrupted this, call it again.
+        with them, on the same port. A signal handler may call this. When an exception has
+        interrupted this, call it again.
 
-        Raises RuntimeError where a thread has not ended in 5 s. Either a function of yours hangs,
-        such as on_call, or a signal handler has called this in the middle of another method, which
-        cannot go on before the handler returns. A handler should raise an exception, or start a
-        thread that stops.
+        Raises RuntimeError where a thread has not ended in 5 s, because a function of yours hangs,
+        such as on_call.
         """
-        with self._lifecycle:
-            was_running, self._listener = self._listener is not None, None
-            listeners = list(self._listeners)
-        self._close(listeners)
-        if was_running:
-            self._scenario.note("stop")
-            self._scenario.finish_reports()
+        self._wait_for_threads(self._uninstall())
+        self._scenario.finish_reports()
 
     def __enter__(self) -> Self:
         self.start()
@@ -2309,11 +2385,8 @@ class MockOdooServer:
         port in the instant between listening and reserving; the server is stopped then.
         """
         seconds = None if seconds is None else check_seconds("seconds", seconds)
-        with self._lifecycle:
-            self._needs_running()
-            listener = self._new_listener("up", seconds)
-        self._scenario.note("down", seconds=seconds)
-        self._begin(listener)
+        listener = self._install("up", seconds)
+        self._settle(listener)
 
     def up(self) -> None:
         """End an outage; harmless when there is none.
@@ -2328,52 +2401,74 @@ class MockOdooServer:
             raise RuntimeError("not running; call start() first")
         return listener
 
-    def _new_listener(self, event: str, delay: float | None) -> Listener:
+    @shielded
+    def _install(self, event: str, opens_after: float | None) -> Listener:
         """Make the listener that takes the port over from those before.
 
-        `event` is what its opening is: "start" or "up".
+        `event` is what its opening is: "start", or "up" after an outage.
         """
-        earlier = [listener for listener in self._listeners if listener.state < ENDED]
-        opened = functools.partial(self._opened, event)
-        closed = self._scenario.release
-        listener = Listener(self.host, self.port, self, delay, earlier, opened, closed)
-        self._listeners = [*earlier, listener]
-        self._listener = listener
+        with self._lifecycle:
+            if event == "up":
+                self._needs_running()
+            elif self._listener is not None:
+                raise RuntimeError(f"already running at {self._address()}; call stop() first")
+            earlier = [listener for listener in self._listeners if listener.state < ENDED]
+            opened = functools.partial(self._opened, event)
+            listener = Listener(
+                self.host, self.port, self, opens_after, earlier, opened, self._closed
+            )
+            self._listeners = [*earlier, listener]
+            self._listener = listener
+        if event == "up":
+            self._scenario.note("down", seconds=opens_after)
+        for each in earlier:
+            each.close(self._spared())
+        listener.begin()
         return listener
+
+    @shielded
+    def _uninstall(self, listener: Listener | None = None) -> Sequence[Listener]:
+        """Close the current listener, whichever that is or only this one; return all that end."""
+        with self._lifecycle:
+            if listener in (None, self._listener):
+                self._listener = None
+            listeners = self._listeners if listener is None else [listener]
+        for each in listeners:
+            each.close(self._spared())
+        return listeners
 
     def _opened(self, event: str, listener: Listener) -> None:
         self.port = listener.server_port
         fields = {"url": self.url} if event == "start" else {}
         self._scenario.note(event, apart=True, **fields)
 
-    def _begin(self, listener: Listener) -> None:
+    def _closed(self, listener: Listener) -> None:
+        self._scenario.release()
+        if self._listener is None and listener.state > NEW:
+            self._scenario.note("stop", apart=True)
+
+    def _settle(self, listener: Listener) -> None:
+        """Wait until a new listener has the port, and the earlier ones have ended."""
         try:
-            for earlier in listener.earlier:
-                earlier.close(self._scenario.origin())
-            listener.begin()
-        except BaseException as error:
-            with self._lifecycle:
-                if self._listener is listener:
-                    self._listener = None
-            listener.close()
-            if isinstance(error, OSError):
-                raise self._explain(error) from None
+            listener.settle()
+        except OSError as error:
+            self._uninstall(listener)
+            raise self._explain(error) from None
+        except Exception:
+            self._uninstall(listener)
             raise
-        self._close(listener.earlier)
+        self._wait_for_threads(listener.earlier)
         listener.earlier = ()  # or each would keep all before it
 
     def _explain(self, error: OSError) -> OSError:
         cause = errno.EADDRNOTAVAIL if isinstance(error, socket.gaierror) else error.errno
         remedy = REMEDIES.get(cause or 0, "")
-        return OSError(
-            error.errno, f"cannot listen on {self.host}, port {self.port}: {error.strerror}{remedy}"
-        )
+        complaint = f"cannot listen on {self.host}, port {self.port}: {error.strerror}{remedy}"
+        return OSError(error.errno, complaint)
 
-    def _close(self, listeners: Sequence[Listener]) -> None:
-        """Close listeners, and wait for their threads. Inside a worker, wait for the port only."""
+    def _wait_for_threads(self, listeners: Sequence[Listener]) -> None:
+        """Wait for the threads of closed listeners. Inside a worker, wait for the port only."""
         deadline = time.monotonic() + PATIENCE
-        for listener in listeners:
-            listener.close(self._scenario.origin())
         # Workers wait until their calls are reported, so a user's function cannot wait for them.
         is_inside = self._serving() is not None or self._scenario.is_reporting()
         for listener in listeners:
@@ -2381,16 +2476,19 @@ class MockOdooServer:
                 listener.wait_closed()
             elif not listener.join(max(0.0, deadline - time.monotonic())):
                 raise RuntimeError(
-                    f"a thread has not ended in {PATIENCE:.0f} s: a function of yours hangs, such "
-                    "as on_call, or a signal handler has called this within another method; "
-                    "let the handler raise an exception instead"
+                    f"a thread has not ended in {PATIENCE:.0f} s: a function of yours hangs, "
+                    "such as on_call"
                 )
 
-    def _serving(self) -> Listener | None:
+    def _serving(self, thread: int | None = None) -> Listener | None:
         """The listener in whose thread the caller is, as on_call is; None elsewhere."""
-        thread = threading.current_thread()
-        is_ours = isinstance(thread, Worker) and thread.listener.app is self
-        return thread.listener if isinstance(thread, Worker) and is_ours else None
+        thread = threading.get_ident() if thread is None else thread
+        return next((each for each in self._listeners if each.serves(thread)), None)
+
+    def _spared(self) -> int:
+        """The worker whose client is answered although the server ends; 0 for none."""
+        thread = self._scenario.origin()
+        return 0 if self._serving(thread) is None else thread
 
     # -- The script
 
@@ -2954,7 +3052,10 @@ def main(argv: list[str] | None = None, server_class: type[MockOdooServer] = Moc
             output.reporter.say(first_line(server), listening=server.url)
             stop_signal.wait()
         finally:
-            server.stop()
+            try:
+                server.stop()
+            except RuntimeError as error:  # the journal may be a pipe that nobody reads
+                print_error(f"mock_odoo: {error}")
         if not args.quiet:
             say_summary(output.reporter, server)
         output.close()
