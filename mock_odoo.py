@@ -323,7 +323,7 @@ def shielded(method: Method) -> Method:
 
 
 class News:
-    """Lets threads wait for a change. A signal would break the lock of a Condition; here is none."""
+    """Lets threads wait for a change. It has no lock: a signal would break that of a Condition."""
 
     def __init__(self) -> None:
         self._waiting: list[Any] = []  # a lock for each thread that waits
@@ -934,11 +934,14 @@ class Scenario:
             except RuntimeError:  # out of threads: whoever reports next does it
                 pass
 
-    @shielded
     def finish_reports(self) -> None:
         """Wait for the user's functions, for 5 s at the most, and not at all inside one of them."""
-        if not self.is_reporting():
-            self._report(PATIENCE)
+        if self._has_listeners and not self.is_reporting():
+            self._finish_reports()
+
+    @shielded
+    def _finish_reports(self) -> None:
+        self._report(PATIENCE)
 
     def is_reporting(self) -> bool:
         """Is the caller inside one of the user's functions?"""
