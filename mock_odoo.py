@@ -18,7 +18,7 @@ there is no database, no session and no JSON-RPC behind it. Keep it off the open
 A map of the file. A part uses only the parts above it, or the server that it is handed. (The
 page is long, so it stands last.)
 
-    Ground floor     checks, logging, JSON, and an alarm that wakes threads
+    Ground floor     checks, logging, JSON, and how threads wait for each other
     Replies          what a heartbeat can be answered, and the script of it
     Memory           the script that plays, the calls that came, and who waits for them
     Contract         what a heartbeat must hold, for strict=True
@@ -1647,7 +1647,7 @@ class Listener(ThreadingHTTPServer):
         self._alarm = Alarm()  # ends everything: close() was called
         self._news = News()  # the next state has come
         self._process = os.getpid()
-        self._lock = threading.RLock()  # guards what follows
+        self._lock = threading.Lock()  # guards what follows
         self._workers: set[Worker] = set()
         self._idle: list[Worker] = []
         self._ended: collections.deque[Worker] = collections.deque()  # or about to end

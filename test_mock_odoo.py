@@ -3036,15 +3036,19 @@ INTERRUPT_OFTEN = """if True:
             armed = False
             raise Interruption
 
+    def call_until_interrupted():
+        global armed
+        armed = True
+        signal.setitimer(signal.ITIMER_REAL, 0.0007)
+        while armed:
+            server.%s
+
     signal.signal(signal.SIGALRM, interrupt)
     armed = False
     with MockOdooServer(port=0) as server:
         for _ in range(300):
             try:
-                armed = True
-                signal.setitimer(signal.ITIMER_REAL, 0.0007)
-                while armed:
-                    server.%s
+                call_until_interrupted()
             except Interruption:
                 pass
         server.set_success()
