@@ -989,7 +989,7 @@ class Scenario:
         hangs where that hangs.
         """
         is_worker = patience == FOREVER
-        must_wait = is_worker and self._has_listeners  # another thread may be at our news
+        must_wait = patience > 0 and self._has_listeners  # another thread may be at our news
         while (must_wait or self._is_ours(is_worker)) and self._reporting.acquire(
             timeout=min(patience, MAX_SECONDS)
         ):
@@ -3007,9 +3007,11 @@ class Output:
     def on_event(self, event: Event) -> None:
         if self.journal is not None:
             self.journal.add(json.dumps(event))
-        # The first line tells of the start, and the summary of the stop.
-        is_told = event["event"] in ("start", "stop") or self.server is None
-        if not self.is_quiet and not is_told:
+        if self.server is None:  # it is being made
+            return
+        if event["event"] == "start":  # which comes before any call
+            self.reporter.say(first_line(self.server), listening=self.server.url)
+        elif event["event"] != "stop" and not self.is_quiet:  # the summary tells of that
             self.reporter.add_event(event)
 
     def close(self) -> None:
@@ -3040,7 +3042,7 @@ def main(argv: list[str] | None = None, server_class: type[MockOdooServer] = Moc
                 ssl_context=make_context(args),
                 max_calls=args.max_calls,
                 on_call=output.on_call if is_heard else None,
-                on_event=output.on_event if is_heard else None,
+                on_event=output.on_event,
             )
             add_routes(server.routes, Control(server, args.token).routes)
             if args.script:
@@ -3052,7 +3054,6 @@ def main(argv: list[str] | None = None, server_class: type[MockOdooServer] = Moc
                 output.close()
             parser.error(getattr(error, "strerror", None) or str(error))
         try:
-            output.reporter.say(first_line(server), listening=server.url)
             stop_signal.wait()
         finally:
             try:
