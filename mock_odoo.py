@@ -265,6 +265,13 @@ def parse_json(body: bytes) -> Any:
         raise ValueError(f"the body is not JSON: {error}") from None
 
 
+def parse_or_none(body: bytes) -> Any:
+    try:
+        return parse_json(body)
+    except ValueError:
+        return None
+
+
 def depth(text: str) -> int:
     """How deep JSON is nested. Counted without recursion, which deep input would exhaust."""
     level = deepest = 0
@@ -769,10 +776,7 @@ class Call:
     @property
     def payload(self) -> Any:
         """The body as JSON, parsed afresh for every reader; None where it is not JSON."""
-        try:
-            return parse_json(self.body)
-        except ValueError:
-            return None
+        return parse_or_none(self.body)
 
     @property
     def headers(self) -> http.client.HTTPMessage:
@@ -1303,10 +1307,7 @@ class Request:
 
     @property
     def payload(self) -> Any:
-        try:
-            return parse_json(self.body)
-        except ValueError:
-            return None
+        return parse_or_none(self.body)
 
     def parse(self) -> dict[str, Any]:
         """Return the JSON object in the body; a Refusal says why there is none."""
@@ -2454,11 +2455,10 @@ class MockOdooServer:
         """Wait until a new listener has the port, and the earlier ones have ended."""
         try:
             listener.settle()
-        except OSError as error:
+        except Exception as error:
             self._uninstall(listener)
-            raise self._explain(error) from None
-        except Exception:
-            self._uninstall(listener)
+            if isinstance(error, OSError):
+                raise self._explain(error) from None
             raise
         self._wait_for_threads(listener.earlier)
         listener.earlier = ()  # or each would keep all before it

@@ -2963,13 +2963,9 @@ class TestForked:
         assert post(server).status == 200
 
 
-#: Interrupts one method of the server at a random moment, often.
-#: Prints how often it hit, and what was left.
-INTERRUPT = """
-import os, random, signal, socket, sys, threading, time
-from mock_odoo import MockOdooServer
-
-REQUEST = b"POST /api/v1/kkt/heartbeat HTTP/1.1\\r\\nContent-Length: 0\\r\\n\\r\\n"
+#: What both scripts below begin with: the timer raises this, once for each time it is armed.
+INTERRUPTION = """
+import signal
 
 class Interruption(BaseException):
     pass
@@ -2979,6 +2975,16 @@ def interrupt(*args):
     if armed:
         armed = False
         raise Interruption
+"""
+
+
+#: Interrupts one method of the server at a random moment, often.
+#: Prints how often it hit, and what was left.
+INTERRUPT = INTERRUPTION + """
+import os, random, socket, sys, threading, time
+from mock_odoo import MockOdooServer
+
+REQUEST = b"POST /api/v1/kkt/heartbeat HTTP/1.1\\r\\nContent-Length: 0\\r\\n\\r\\n"
 
 def servers_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("mock_odoo")]
@@ -3023,40 +3029,31 @@ print(hits, left)
 
 
 #: Interrupts one method again and again; then a client must still be answered.
-INTERRUPT_OFTEN = """if True:
-    import signal, time, urllib.request
-    from mock_odoo import MockOdooServer
+INTERRUPT_OFTEN = INTERRUPTION + """
+import urllib.request
+from mock_odoo import MockOdooServer
 
-    class Interruption(BaseException):
-        pass
+def call_until_interrupted():
+    global armed
+    armed = True
+    signal.setitimer(signal.ITIMER_REAL, 0.0007)
+    while armed:
+        server.%s
 
-    def interrupt(*args):
-        global armed
-        if armed:
-            armed = False
-            raise Interruption
-
-    def call_until_interrupted():
-        global armed
-        armed = True
-        signal.setitimer(signal.ITIMER_REAL, 0.0007)
-        while armed:
-            server.%s
-
-    signal.signal(signal.SIGALRM, interrupt)
-    armed = False
-    with MockOdooServer(port=0) as server:
-        for _ in range(300):
-            try:
-                call_until_interrupted()
-            except Interruption:
-                pass
-        server.set_success()
-        beat = urllib.request.Request(server.heartbeat_url, b"{}")
-        beat.add_header("Content-Type", "application/json")
-        with urllib.request.urlopen(beat, timeout=30) as response:
-            response.read()
-    print("alive")
+signal.signal(signal.SIGALRM, interrupt)
+armed = False
+with MockOdooServer(port=0) as server:
+    for _ in range(300):
+        try:
+            call_until_interrupted()
+        except Interruption:
+            pass
+    server.set_success()
+    beat = urllib.request.Request(server.heartbeat_url, b"{}")
+    beat.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(beat, timeout=30) as response:
+        response.read()
+print("alive")
 """
 
 
