@@ -68,7 +68,8 @@ if TYPE_CHECKING:
     Routes: TypeAlias = "dict[str, dict[str, Route]]"  # by path, then by method
     Event: TypeAlias = "dict[str, Any]"
 
-__all__ = ["Call", "MockOdooServer", "Reply", "main"]
+__all__ = ["Call", "MockOdooServer", "Reply", "__version__", "main"]
+__version__ = "1.0.0"
 
 
 # ------------------------------------------------------------------------------------------
@@ -755,6 +756,9 @@ class Call:
         "accepted",
         "repeats",
         "client",
+        "query",
+        "took",
+        "left",
         "body",
         "_head",
         "_arrived",
@@ -769,6 +773,9 @@ class Call:
         self.accepted = reply.accepts
         self.repeats = repeats
         self.client = request.client
+        self.query = request.query
+        self.took: float | None = None
+        self.left: bool | None = None
         self.body = request.body
         self._head = request.head.raw
         self._arrived = time.perf_counter()  # for intervals: somebody may set the wall clock
@@ -2135,6 +2142,13 @@ class MockOdooServer:
     endpoint = "/api/v1/kkt/heartbeat"
     default_port = 8069
     service = "Odoo"
+    noun = "heartbeat"  # what is sent to the endpoint, for people to read
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        """Another endpoint is sent something else than heartbeats."""
+        super().__init_subclass__(**kwargs)
+        if "endpoint" in vars(cls) and "noun" not in vars(cls):
+            cls.noun = "call"
 
     def __init__(
         self,
@@ -2222,10 +2236,23 @@ class MockOdooServer:
         success = self.make_success(payload)
         return success if isinstance(success, Reply) else OK.but(body=encode(success))
 
+    def sender(self, call: Call) -> str:
+        """Who sent a call: the heartbeat's `adapter_id`, else the client's address."""
+        payload = call.payload
+        name = payload.get("adapter_id") if isinstance(payload, dict) else None
+        return name if isinstance(name, str) and name else call.client[0]
+
     def describe_call(self, call: Call) -> str:
-        """How a call reads at the terminal, between its reply and the script."""
-        if not isinstance(call.payload, dict):
-            return f"{call.body[:48]!r:<54}"
+        """What a call holds, in a line: at the terminal, on the page, in what --read prints.
+
+        Known fields of a heartbeat as words; any other JSON as it is, shortened.
+        """
+        payload = call.payload
+        known = ("adapter_id", "buffer_status", "circuit_breaker")
+        if payload is None:
+            return printable(call.body[:60].decode("utf-8", "replace"))
+        if not isinstance(payload, dict) or not any(name in payload for name in known):
+            return printable(json.dumps(payload, ensure_ascii=False)[:60])
         name, queued, capacity, percent, state = (
             shown(call.payload, *path.split("."))
             for path in (
