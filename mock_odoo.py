@@ -3278,7 +3278,8 @@ button, input {
 }
 #modes button { flex: auto; }
 button[aria-pressed=true] { box-shadow: inset 0 0 0 3px var(--level); }
-#keep { min-width: 9rem; }
+#forget { min-width: 9.5rem; }
+#sure { flex: 1 1 100%; }
 input { flex: 1 1 6rem; min-width: 0; font-family: monospace; }
 input::placeholder { color: inherit; opacity: .75; }
 .box input { flex: none; width: 1.5rem; margin: 0 .4rem 0 0; }
@@ -3294,6 +3295,7 @@ svg line { stroke: var(--line); }
 svg rect { fill: var(--shade); }
 svg path { fill: var(--kind); }
 svg .level { stroke: var(--kind); stroke-width: 1.5; fill-opacity: .2; }
+#senders { min-height: 1.4rem; }
 ul, ol { list-style: none; margin: .2rem 0; padding: 0; font-variant-numeric: tabular-nums; }
 li span { margin-right: .7rem; min-width: 0; unicode-bidi: isolate; }
 #calls li { padding: .2rem 0; border-top: 1px solid var(--line); }
@@ -3358,9 +3360,8 @@ li span { margin-right: .7rem; min-width: 0; unicode-bidi: isolate; }
 <section>
 <div class="row" id="memory">
 <h2 id="noun">Calls, the newest first</h2>
-<button id="sure" hidden>Forget all</button>
-<button id="keep" hidden>Keep all</button>
 <button id="forget">Forget everything</button>
+<button id="sure" hidden>Forget all calls, and the script</button>
 </div>
 <ol id="calls"></ol>
 </section>
@@ -3762,13 +3763,11 @@ at("play").onsubmit = event => {
   event.preventDefault();
   change(at("play"), "PUT", "script", {script: at("script").value, loop: at("loop").checked});
 };
-const askToForget = asks => {
-  at("forget").hidden = asks;
-  at("keep").hidden = at("sure").hidden = !asks;
-  at(asks ? "keep" : "forget").focus();
+const askToForget = asks => {  // the second button stands apart, out of reach of a double click
+  at("sure").hidden = !asks;
+  at("forget").textContent = asks ? "Keep all" : "Forget everything";
 };
-at("forget").onclick = () => askToForget(true);
-at("keep").onclick = () => askToForget(false);
+at("forget").onclick = () => askToForget(at("sure").hidden);
 at("sure").onclick = () => {
   askToForget(false);
   change(at("memory"), "POST", "reset", {});
