@@ -3264,13 +3264,10 @@ body {
   font: 1rem/1.4 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   word-wrap: break-word; max-width: 64rem; margin: 0 auto; padding: .5rem 1rem;
 }
-h1 { font-size: 1.3rem; margin: 0; }
-h2 { font-size: 1rem; margin: .3rem 0; }
+h1 { font-size: 1.3rem; margin: 0; } h2 { font-size: 1rem; margin: .3rem 0; }
 small { display: block; opacity: .75; }
 .row, .box, figcaption, li { display: flex; flex-wrap: wrap; align-items: center; }
-.row { margin: 0 -.2rem; }
-.row > * { margin: .2rem; }
-.row h2 { flex: 1; }
+.row { margin: 0 -.2rem; } .row > * { margin: .2rem; } .row h2 { flex: 1; }
 button, input, .box { font: inherit; color: inherit; min-height: 2.5rem; box-sizing: border-box; }
 button, input {
   background: rgba(136, 136, 136, .13); border: 1px solid var(--line); border-radius: .4rem;
@@ -3278,22 +3275,17 @@ button, input {
 }
 #modes button { flex: auto; }
 button[aria-pressed=true] { box-shadow: inset 0 0 0 3px var(--level); }
-#forget { min-width: 9.5rem; }
-#sure { flex: 1 1 100%; }
+#forget { min-width: 9.5rem; } #sure { flex: 1 1 100%; }
 input { flex: 1 1 6rem; min-width: 0; font-family: monospace; }
 input::placeholder { color: inherit; opacity: .75; }
 .box input { flex: none; width: 1.5rem; margin: 0 .4rem 0 0; }
-figure { margin: .4rem 0; }
-figcaption { font-size: .85rem; }
+figure { margin: .4rem 0; } figcaption { font-size: .85rem; } i { font-style: normal; }
 figcaption span { margin-right: 1rem; }
-i { font-style: normal; }
 .outage { background: var(--shade); padding: 0 .3rem; }
 svg { display: block; width: 100%; font-size: 11px; }
 svg text { fill: currentColor; opacity: .75; text-anchor: middle; }
-svg .name { text-anchor: start; }
-svg line { stroke: var(--line); }
-svg rect { fill: var(--shade); }
-svg path { fill: var(--kind); }
+svg .name { text-anchor: start; } svg line { stroke: var(--line); }
+svg rect { fill: var(--shade); } svg path { fill: var(--kind); }
 svg .level { stroke: var(--kind); stroke-width: 1.5; fill-opacity: .2; }
 #senders { min-height: 1.4rem; }
 ul, ol { list-style: none; margin: .2rem 0; padding: 0; font-variant-numeric: tabular-nums; }
@@ -3302,8 +3294,7 @@ li span { margin-right: .7rem; min-width: 0; unicode-bidi: isolate; }
 .sender { max-width: 16rem; overflow: hidden; text-overflow: ellipsis; }
 .sender, .late, .label { font-weight: bold; }
 #left, .sender, .label { white-space: nowrap; }
-.label { min-width: 5.5rem; }
-.number { min-width: 2.2rem; opacity: .75; }
+.label { min-width: 5.5rem; } .number { min-width: 2.2rem; opacity: .75; }
 .problem { flex-basis: 100%; }
 @media (min-width: 44rem) {
   #columns { display: grid; grid-template-columns: 17.5rem minmax(0, 1fr); grid-gap: 0 1.5rem; }
@@ -3322,19 +3313,15 @@ li span { margin-right: .7rem; min-width: 0; unicode-bidi: isolate; }
 </form>
 <div id="error" role="alert"></div>
 <main id="main">
-<small id="counts"></small>
-<small id="unmatched"></small>
+<small id="counts"></small><small id="unmatched"></small>
 <ul id="senders"></ul>
-<figure id="timeline">
-<svg id="strip" role="img"></svg>
-<figcaption>
+<figure id="timeline"><svg id="strip" role="img"></svg><figcaption>
 <span class="accepted"><i>&#9679;</i> accepted</span>
 <span class="refused"><i>&#9650;</i> refused</span>
 <span class="spoilt"><i>&#10006;</i> spoilt</span>
 <span class="outage">outage</span>
 <span class="level" id="level"><i>&#9473;</i> buffer, 0 to 100%</span>
-</figcaption>
-</figure>
+</figcaption></figure>
 <div id="columns">
 <section id="steer">
 <h2 id="service">The fake is</h2>
@@ -3364,8 +3351,7 @@ li span { margin-right: .7rem; min-width: 0; unicode-bidi: isolate; }
 <button id="sure" hidden>Forget all calls, and the script</button>
 </div>
 <ol id="calls"></ol>
-</section>
-</div>
+</section></div>
 <small id="version"></small>
 </main>
 
@@ -3513,8 +3499,8 @@ function draw() {
   if (!calls.length) put("text", {x: width / 2, y: base - 8}, `No ${noun} yet`);
   if (first === Infinity) return;
   for (const [from, to] of seen) {
-    const left = x(Math.max(from, first));
-    put("rect", {x: left, width: Math.max(3, x(to) - left), y: 0, height: floor});
+    const left = x(Math.max(from, first)), width = Math.max(3, x(to) - left);
+    put("rect", {x: left, width, y: 0, height: floor});
   }
   drawTicks(first, last, width, floor, x);
   put("line", {x1: 0, x2: width, y1: base, y2: base});
@@ -3528,16 +3514,14 @@ function draw() {
   drawCalls(x, base, Math.max(3.5, Math.min(10, beside > 3 ? beside : width / calls.length)));
 }
 
+const percentOf = call => ((call.payload || {}).buffer_status || {}).percent_full;
+
 function findBands() {  // for each sender, the calls that tell of a buffer
   const bands = new Map();
   for (const call of calls) if (typeof percentOf(call) === "number") {
     bands.set(call.sender, (bands.get(call.sender) || []).concat(call));
   }
   return Array.from(bands.values());
-}
-
-function percentOf(call) {
-  return ((call.payload || {}).buffer_status || {}).percent_full;
 }
 
 function put(tag, attributes, words = "", parent = at("strip")) {
@@ -3583,8 +3567,8 @@ function drawTicks(first, last, width, floor, x) {
 function drawBuffer(own, floor, height, x, right) {
   const y = call => floor - Math.max(0, Math.min(100, percentOf(call))) / 100 * height;
   const top = own.map(call => `H${x(call.received_at)}V${y(call)}`).join("");
-  const path = `M${x(own[0].received_at)} ${floor}${top}H${right}V${floor}`;
-  put("path", {class: "level", d: path});
+  const left = x(own[0].received_at);
+  put("path", {class: "level", d: `M${left} ${floor}${top}H${right}V${floor}`});
   put("line", {x1: 0, x2: right + MARGIN, y1: floor, y2: floor});
 }
 
@@ -3598,10 +3582,9 @@ function drawCalls(x, base, size) {
   });
   const rise = Math.min(size, (base - 12) / ends.length);
   calls.forEach((call, index) => {
-    const kind = kindOf(call), y = base - 6 - levels[index] * rise;
-    const transform = `translate(${x(call.received_at)} ${y}) scale(${size})`;
-    const mark = put("path", {class: kind, d: SHAPES[kind], transform});
-    const {number, received_at, sender} = call;
+    const {number, received_at, sender} = call, kind = kindOf(call);
+    const place = `translate(${x(received_at)} ${base - 6 - levels[index] * rise})`;
+    const mark = put("path", {class: kind, d: SHAPES[kind], transform: `${place} scale(${size})`});
     put("title", {}, safe(`#${number} ${label(call)} ${clock(received_at)} ${sender}`), mark);
   });
 }

@@ -4818,6 +4818,10 @@ class Browser:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
+    def refresh(self):
+        """Have the page ask for the state now."""
+        self.evaluate("ask('GET', 'state').then(show)")
+
     def text(self, name):
         """What stands in the element of that id."""
         return self.evaluate(f"at('{name}').textContent")
@@ -5093,40 +5097,39 @@ class TestPage:
         assert browser.evaluate("document.title") == "Odoo (fake)"
         assert browser.complaints == []
 
-    @pytest.mark.parametrize(("script", "loop", "words"), [
-        ("503*", False, "Odoo refuses every heartbeat (503*)"),
-        ("503*3", True, "Odoo refuses every heartbeat (503*3) in a loop"),
-        ("stall*", False, "Odoo spoils every answer (stall*)"),
-        ("ok@6s*", False, "Odoo answers every heartbeat late (ok@6s*)"),
-        ("503*2, ok", False, "Odoo plays 503*2, ok"),
-        ("ok*2, 503", True, "Odoo plays ok*2, 503 in a loop"),
-        ("503*, ok", False, "Odoo plays 503*, ok"),
-        ("ok*", False, "Odoo is up"),
-    ])
-    def test_the_headline_says_what_happens(self, browser, steered, script, loop, words):
-        steered.play(script, loop)
+    def test_the_headline_says_what_happens(self, browser, steered):
         browser.open(steered.url)
-        browser.until("at('state').textContent !== 'Connecting'")
-        assert browser.text("state") == words
+        for script, loop, words in (
+            ("503*", False, "Odoo refuses every heartbeat (503*)"),
+            ("503*3", True, "Odoo refuses every heartbeat (503*3) in a loop"),
+            ("stall*", False, "Odoo spoils every answer (stall*)"),
+            ("ok@6s*", False, "Odoo answers every heartbeat late (ok@6s*)"),
+            ("503*2, ok", False, "Odoo plays 503*2, ok"),
+            ("ok*2, 503", True, "Odoo plays ok*2, 503 in a loop"),
+            ("503*, ok", False, "Odoo plays 503*, ok"),
+            ("ok*", False, "Odoo is up"),
+        ):
+            steered.play(script, loop)
+            browser.refresh()
+            assert browser.text("state") == words
 
-    @pytest.mark.parametrize(("script", "loop", "count", "pressed"), [
-        ("", False, 0, ["all well"]),
-        ("503*", False, 1, ["failing for ever"]),
-        ("503*3", False, 2, ["failing 3 times"]),
-        ("503*3", False, 3, ["all well"]),
-        ("ok*2, 503*3", True, 3, ["flapping"]),
-        ("ok*2, 503*3", False, 0, []),
-        ("503*4", False, 0, []),
-        ("ok@6s", False, 0, []),
-    ])
-    def test_the_button_of_what_is_on_is_marked(
-            self, browser, steered, script, loop, count, pressed):
-        steered.play(script, loop)
-        for _ in range(count):
-            post(steered)
+    def test_the_button_of_what_is_on_is_marked(self, browser, steered):
         browser.open(steered.url)
-        browser.until("document.querySelectorAll('[aria-pressed=false]').length > 7")
-        assert browser.all("[aria-pressed=true]", "e.textContent") == pressed
+        for script, loop, count, pressed in (
+            ("", False, 0, ["all well"]),
+            ("503*", False, 1, ["failing for ever"]),
+            ("503*3", False, 2, ["failing 3 times"]),
+            ("503*3", False, 3, ["all well"]),
+            ("ok*2, 503*3", True, 3, ["flapping"]),
+            ("ok*2, 503*3", False, 0, []),
+            ("503*4", False, 0, []),
+            ("ok@6s", False, 0, []),
+        ):
+            steered.play(script, loop)
+            for _ in range(count):
+                post(steered)
+            browser.refresh()
+            assert browser.all("[aria-pressed=true]", "e.textContent") == pressed, script
 
     def test_each_sender_has_a_line_that_tells_who_is_late(self, browser, steered):
         for sender, since in (("KKT-001", 75), ("KKT-002", 70), ("KKT-001", 45), ("KKT-002", 49)):
@@ -5144,8 +5147,9 @@ class TestPage:
     def test_the_line_of_a_sender_ticks(self, browser, steered):
         post(steered)
         browser.open(steered.url)
-        browser.until("at('senders').innerText.includes('last 1 s ago')")
-        browser.until("at('senders').innerText.includes('last 2 s ago')")
+        browser.until("at('senders').innerText.includes('last 0 s ago')")
+        browser.evaluate("heard -= 100000")  # as if it had been open for so long
+        browser.until("/last 10[0-9] s ago/.test(at('senders').innerText)")
 
     def test_it_tells_when_a_client_has_left(self, browser, steered):
         for _ in range(2):
@@ -5256,7 +5260,7 @@ class TestPage:
         text = send(steered, "GET", "/_mock/").body.decode()
         newer = (  # than Chromium 60 and Firefox 60, and what replaced the text first
             r"replaceChildren|\.flat(?:Map)?\(|\?\.[a-zA-Z(\[]|\?\?|allSettled|catch \{|finally"
-            r"|\{\.\.\.|\bgap:|[^-]gap: |(?:min|max|clamp)\([^)]*(?:rem|px|%)|#[0-9a-f]{4}\b"
+            r"|\{\.\.\.|\bgap:|[^-]gap: |(?:min|max|clamp)\([^)]*(?:rem|px|%)|(?<!&)#[0-9a-f]{4}\b"
             r"|#[0-9a-f]{8}\b|fromEntries|\.at\(-|matchAll|replaceAll|AbortController|focus-visible"
         )
         assert "This page needs a newer browser</span>" in text
