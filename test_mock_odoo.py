@@ -3955,7 +3955,7 @@ class TestControlSenders:
 
     def test_each_call_is_asked_about_once(self, fresh):
         asked = []
-        sender = lambda server, call: asked.append(call.number) or "KKT-001"  # noqa: E731
+        sender = lambda server, call: asked.append(call.number) or "KKT-001"
         server = fresh(variant(sender=sender), control=True)
         for _ in range(3):
             post(server)
@@ -4805,6 +4805,10 @@ class Browser:
         self.resize(width, height)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
+        self.visit(url)
+
+    def visit(self, url):
+        """Open a URL in the tab that is open."""
         self.ask("Page.navigate", url=url)
         self.until("document.querySelector('#state') && document.readyState === 'complete'")
 
@@ -5252,8 +5256,8 @@ class TestPage:
         assert browser.evaluate("at('login').hidden && at('error').textContent === ''")
         browser.click("[data-script='503*']")
         browser.until("at('state').className === 'scripted'")
-        browser.evaluate("location.reload()")
-        browser.until("document.readyState === 'complete' && at('state').className === 'scripted'")
+        browser.visit(url)
+        browser.until("at('state').className === 'scripted'")
         assert browser.evaluate("at('login').hidden")
 
     def test_a_browser_that_cannot_read_the_script_says_so(self, steered):
