@@ -4765,7 +4765,7 @@ class Browser:
         os.close(theirs)
         os.close(ours)
         self.buffer, self.last = b"", 0
-        self.session, self.target, self.complaints = None, None, []
+        self.session, self.complaints = None, []
 
     def ask(self, method, **params):
         self.last += 1
@@ -4793,15 +4793,15 @@ class Browser:
                 return answer["result"]
 
     def open(self, url, width=360, height=800, dark=False):
-        self.session = None
-        if self.target is not None:
-            self.ask("Target.closeTarget", targetId=self.target)
-        self.target = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        session = self.ask("Target.attachToTarget", targetId=self.target, flatten=True)
-        self.session = session["sessionId"]
+        if self.session is None:
+            target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+            session = self.ask("Target.attachToTarget", targetId=target, flatten=True)
+            self.session = session["sessionId"]
+            for domain in ("Page", "Runtime", "Log"):
+                self.ask(domain + ".enable")
+        self.ask("Page.navigate", url="about:blank")  # the page before has said all it will
+        self.ask("Input.dispatchMouseEvent", type="mouseMoved", x=0, y=0)
         self.complaints = []
-        for domain in ("Page", "Runtime", "Log"):
-            self.ask(domain + ".enable")
         self.resize(width, height)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
