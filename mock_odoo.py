@@ -3453,11 +3453,16 @@ function steps(script) {  // ",ok,503,503" for "ok, 503*2"
   }).join("");
 }
 
-function showSenders() {
-  const list = at("senders"), {senders} = state;
+function isLate({last_at, interval}) {
+  return !lost && interval !== null && now() - last_at > Math.max(2, 2 * interval);
+}
+
+function showSenders() {  // who is late stands first
+  const list = at("senders"), inTime = state.senders.filter(sender => !isLate(sender));
+  const senders = state.senders.filter(isLate).concat(inTime);
   while (list.children.length > senders.length) list.lastChild.remove();
-  senders.forEach(({sender, last_at, interval}, index) => {
-    const silent = Math.max(0, now() - last_at);
+  senders.forEach((one, index) => {
+    const {sender, last_at, interval} = one, silent = Math.max(0, now() - last_at);
     const usual = interval === null ? "" : ` (usually every ${duration(interval)})`;
     const [call] = calls.filter(call => call.sender === sender).slice(-1);
     const {buffer_status: buffer, circuit_breaker: breaker} = call && call.payload || {};
@@ -3465,7 +3470,7 @@ function showSenders() {
     fill(list.children[index] || list.appendChild(document.createElement("li")), "", [
       ["sender", sender],
       ["last", `last ${duration(Math.floor(silent))} ago${usual}`],
-      ["late", !lost && interval !== null && silent > Math.max(2, 2 * interval) && "LATE"],
+      ["late", isLate(one) && "LATE"],
       ["buffer", buffer && `buffer ${text(queued)}/${text(capacity)} (${text(percent)}%)`],
       ["breaker", breaker && `breaker ${text(breaker.state)}`],
     ]);
@@ -3507,7 +3512,8 @@ function draw() {
   bands.forEach((own, index) => {
     drawBuffer(own, base + 8 + height * (index + 1), height - 2, x, x(last));
     const name = safe(own[0].sender.replace(/^(.{20}).{3,}/, "$1\u2026"));
-    if (bands.length > 1) put("text", {class: "name", x: 0, y: base + 17 + height * index}, name);
+    const place = {class: "name", x: 0, y: base + 17 + height * index};
+    if (bands.length > 1 && height >= 12) put("text", place, name);
   });
   const gaps = times.slice(1).map((time, index) => time - times[index]).sort((a, b) => a - b);
   const beside = x(first + (gaps[gaps.length >> 1] || 0)) - x(first);  // the usual gap

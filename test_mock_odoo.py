@@ -5135,18 +5135,17 @@ class TestPage:
             browser.refresh()
             assert browser.all("[aria-pressed=true]", "e.textContent") == pressed, script
 
-    def test_each_sender_has_a_line_that_tells_who_is_late(self, browser, steered):
+    def test_each_sender_has_a_line_and_who_is_late_stands_first(self, browser, steered):
         for sender, since in (("KKT-001", 75), ("KKT-002", 70), ("KKT-001", 45), ("KKT-002", 49)):
             post(steered, dict(HEARTBEAT, adapter_id=sender))
             steered.get_calls()[-1].received_at -= since
         browser.open(steered.url)
         browser.until("at('senders').children.length === 2")
         lines = browser.all("#senders li", "e.innerText.split(/\\s*\\n/).join('  ')")
-        first, second = (re.sub(r"last \d+ s", "last N s", line) for line in lines)
-        assert first == (
-            "KKT-001  last N s ago (usually every 30 s)  buffer 5/200 (2.5%)  breaker CLOSED")
-        assert second == (
-            "KKT-002  last N s ago (usually every 21 s)  LATE  buffer 5/200 (2.5%)  breaker CLOSED")
+        assert [re.sub(r"last \d+ s", "last N s", line) for line in lines] == [
+            "KKT-002  last N s ago (usually every 21 s)  LATE  buffer 5/200 (2.5%)  breaker CLOSED",
+            "KKT-001  last N s ago (usually every 30 s)  buffer 5/200 (2.5%)  breaker CLOSED",
+        ]
 
     def test_the_line_of_a_sender_ticks(self, browser, steered):
         post(steered)
