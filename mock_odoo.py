@@ -467,22 +467,26 @@ class Call:
 class Record:
     """What came since the last reset, which begins a new record.
 
-    Whoever adds to it holds the lock. Readers need none: they take a number, or a copy of a deque.
+    Whoever adds to it holds the lock. Readers need none: they take a number, a tuple that is
+    replaced as a whole, or a copy of the list (a deque cannot be copied while it grows).
     """
 
     def __init__(self, max_calls: int | None) -> None:
-        self.calls: collections.deque[Call] = collections.deque(maxlen=max_calls)
+        self._max_calls = max_calls
+        self._calls: list[Call] = []
         self.call_count = 0  # also those that max_calls dropped
         self.heartbeat_count = 0
-        self.unmatched: collections.deque[str] = collections.deque(maxlen=MAX_UNMATCHED)
-        self.events: collections.deque[Event] = collections.deque(maxlen=MAX_EVENTS)
+        self.unmatched: tuple[str, ...] = ()
+        self.events: tuple[Event, ...] = ()
         self.doubtful: collections.deque[Call] = collections.deque(maxlen=MAX_DOUBTFUL)
 
     def add(self, reply: Reply, request: Request) -> Call:
         call = Call(self.call_count + 1, reply, request, self._find_spoilt(request.body))
         if call._is_spoilt or call.delay:
             self.doubtful.append(call)
-        self.calls.append(call)
+        self._calls.append(call)
+        if len(self._calls) - 1 == self._max_calls:
+            del self._calls[0]
         self.heartbeat_count += call.accepted
         self.call_count += 1
         return call
@@ -495,7 +499,9 @@ class Record:
         return None
 
     def calls_after(self, number: int) -> list[Call]:
-        calls = list(self.calls.copy())  # copy() is one step, also without the GIL
+        calls = self._calls.copy()  # one step, also without the GIL
+        if len(calls) - 1 == self._max_calls:  # the oldest is just being dropped
+            del calls[0]
         first = calls[0].number if calls else 0
         return calls[max(0, number + 1 - first):]
 
@@ -611,7 +617,7 @@ class Scenario:
     def note(self, name: str, **fields: object) -> Any:
         """Remember what was done to the fake, and tell of it."""
         event = make_event(name, **fields)
-        self.record.events.append(event)
+        self.record.events = (*self.record.events, event)[-MAX_EVENTS:]
         return self.teller.add("on_event", dict(event))
 
     # -- What came: the threads of clients call these, without the lock
@@ -651,7 +657,7 @@ class Scenario:
     def note_unmatched(self, what: str) -> None:
         """Remember what came that is no call."""
         with self._lock:
-            self.record.unmatched.append(what)
+            self.record.unmatched = (*self.record.unmatched, what)[-MAX_UNMATCHED:]
             self.teller.add("on_event", make_event("unmatched", unmatched=what))
             told = self.teller.add("on_unmatched", what)
         self.teller.tell()
@@ -718,7 +724,7 @@ def make_event(name: str, **fields: object) -> Event:
 
 def story(record: Record) -> str:
     """What came, for a person who waited for something else."""
-    calls, unmatched = record.calls_after(0), list(record.unmatched.copy())
+    calls, unmatched = record.calls_after(0), list(record.unmatched)
     timeline = ["..."] * (len(calls) > 20) + [call.reply for call in calls[-20:]]
     story = [f"calls: {', '.join(timeline)}" if calls else "no calls"]
     story += [f"last problem: {call.problem}" for call in calls if call.problem][-1:]
@@ -1338,7 +1344,7 @@ class MockOdooServer:
         These are other paths and methods, what is no HTTP, and TLS handshakes that failed. WireMock
         calls them unmatched requests.
         """
-        return list(self._scenario.record.unmatched.copy())
+        return list(self._scenario.record.unmatched)
 
     def get_events(self) -> list[Event]:
         """What was done to the fake since the last reset: the newest 100 events, oldest first.
@@ -1352,7 +1358,7 @@ class MockOdooServer:
             start   with `url`
             stop, reset
         """
-        return [dict(event) for event in self._scenario.record.events.copy()]
+        return [dict(event) for event in self._scenario.record.events]
 
     def get_intervals(self) -> list[float]:
         """The seconds from each call to the next, whatever was done to the wall clock."""
@@ -3110,7 +3116,12 @@ def in_event_loop() -> bool:
 
 def iso_time(seconds: float) -> str:
     """Write seconds since the epoch as local time, such as 2026-11-25T12:00:30.123+03:00."""
-    return Clock.datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")
+    whole, millis = divmod(int(seconds * 1000), 1000)
+    now = Clock.localtime(whole)  # datetime's astimezone() fails at the interpreter's end
+    sign, offset = "-" if now.tm_gmtoff < 0 else "+", abs(now.tm_gmtoff) // 60
+    day = f"{now.tm_year}-{now.tm_mon:02}-{now.tm_mday:02}"
+    clock = f"{now.tm_hour:02}:{now.tm_min:02}:{now.tm_sec:02}.{millis:03}"
+    return f"{day}T{clock}{sign}{offset // 60:02}:{offset % 60:02}"
 
 
 def log_bug(message: str) -> None:
