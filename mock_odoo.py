@@ -770,6 +770,7 @@ def give_back(lock: Any) -> None:
 # the rest, and holds the current listener.
 # ------------------------------------------------------------------------------------------
 
+RELEASE = 1.0  # seconds for an acceptor to let go of its port, which takes microseconds
 REMEDIES = {
     errno.EADDRINUSE: "; stop what listens there, or take port=0, a free one",
     errno.EACCES: "; take a port above 1023 that nobody has, or port=0, a free one",
@@ -1204,14 +1205,22 @@ class MockOdooServer:
         """Bind a listener in place of the present one, whose connections are cut."""
         self._close_all()
         listener = Listener(self.host, self.port, self)
-        self._listeners = [*filter(Listener.is_alive, self._listeners), listener]
+        earlier = [each for each in self._listeners if each.is_alive()]
+        self._listeners = [*earlier, listener]
         self._listener = listener  # before it has a socket, so that a stop() finds that
-        try:
-            listener.server_bind()
-        except OSError as error:
-            self._listener = None
-            listener.close()
-            raise self._explain(error) from None
+        deadline = Clock.now() + RELEASE
+        while True:
+            try:
+                listener.server_bind()
+                break
+            except OSError as error:
+                is_ours = any(each.is_accepting() for each in earlier) and Clock.now() < deadline
+                if is_ours and error.errno == errno.EADDRINUSE:
+                    Clock.sleep(0.001)
+                else:
+                    self._listener = None
+                    listener.close()
+                    raise self._explain(error) from None
         self.port = listener.server_port
         return listener
 
@@ -2062,6 +2071,8 @@ class Listener(ThreadingHTTPServer):
 
     def server_bind(self) -> None:
         """Bind; unlike HTTPServer's, without asking DNS for our name, which can take 10 s."""
+        if self.socket is not None:
+            self.socket.close()  # it could not be bound
         self.socket = Socket(self.address_family, socket.SOCK_STREAM)
         if EXCLUSIVE is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, EXCLUSIVE, 1)
@@ -2151,6 +2162,10 @@ class Listener(ThreadingHTTPServer):
         """Its threads; some may have ended, or not begun."""
         timer = [self._timer] if self._timer is not None else []
         return [*timer, self._acceptor, *[worker.task for worker in self._workers]]
+
+    def is_accepting(self) -> bool:
+        """Does its acceptor still look at the port? On Windows, nobody else can bind it then."""
+        return self._acceptor.is_alive()
 
     def is_alive(self) -> bool:
         return any(task.is_alive() for task in self.tasks())
