@@ -1957,6 +1957,8 @@ class Handler(BaseHTTPRequestHandler):
                     break
         finally:
             self.server.note_delayed(self.connection, False)
+        if self.connection.fileno() < 0:  # on Windows, TLS may write to a closed socket for ever
+            raise ConnectionAbortedError("we left")
         self.close_connection = True  # who let it go has closed our reading half
         return False
 
