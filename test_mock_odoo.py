@@ -8,6 +8,7 @@ Nothing sleeps, and no port is fixed.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import errno
 import gc
@@ -32,6 +33,7 @@ import time
 import urllib.error
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from unittest import mock
 
 import pytest
 
@@ -40,6 +42,7 @@ from mock_odoo import Call, MockOdooServer, Reply
 
 for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[_name]  # urllib would ask a proxy for 127.0.0.1
+os.environ["NO_PROXY"] = "*"  # the same for a proxy in the settings of Windows or macOS
 for _name in ("PYTHONSAFEPATH", "PYTHONWARNDEFAULTENCODING"):
     os.environ.pop(_name, None)  # `python -m mock_odoo` could not be found, or would warn
 
@@ -185,6 +188,20 @@ def ask(server, data):
     return only(exchange(server, data))
 
 
+def beat(client, data=None):
+    """Send a heartbeat by a bare socket, and return the first piece of the answer."""
+    client.sendall(KEPT if data is None else data)
+    return client.recv(65536)
+
+
+def bare_client(server):
+    """A connection by the class beneath socket.socket, whose methods nobody patches."""
+    client = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM)
+    client.settimeout(PATIENCE)
+    client.connect(("127.0.0.1", server.port))
+    return client
+
+
 def assert_silent(connection):
     """Nothing comes, not even the end."""
     before = connection.gettimeout()
@@ -269,6 +286,24 @@ def in_background(function, *args):
     return thread
 
 
+def in_time(function, seconds=PATIENCE):
+    """Call a function, with nothing that tests patch; its result, or what it raises."""
+    outcome, ended = [], _thread.allocate_lock()
+    ended.acquire()
+
+    def run():
+        try:
+            outcome.append(function())
+        except Exception as error:  # noqa: BLE001 - the result is an exception as often as not
+            outcome.append(error)
+        finally:
+            ended.release()
+
+    _thread.start_new_thread(run, ())
+    assert ended.acquire(timeout=seconds), "it hangs"
+    return outcome[0]
+
+
 def until(condition, seconds=PATIENCE):
     """Wait for what can only be looked at from outside."""
     deadline = time.monotonic() + seconds
@@ -317,6 +352,14 @@ def fresh():
 def steered(fresh):
     """A server with the control API."""
     return fresh(control=True)
+
+
+def import_again(name):
+    """Import the module once more, under another name."""
+    spec = importlib.util.spec_from_file_location(name, mock_odoo.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def variant(**members):
@@ -1085,6 +1128,8 @@ class TestReply:
         (200, True),
         (201, True),
         (204, True),
+        (299, True),
+        (300, False),
         (302, False),
         (404, False),
     ])
@@ -1097,7 +1142,10 @@ class TestReply:
     @pytest.mark.parametrize(("status", "body"), named({
         "200": (200, SUCCESS),
         "201": (201, SUCCESS),
+        "300": (300, None),
         "302": (302, None),
+        "399": (399, None),
+        "400": (400, {"error": "Bad Request"}),
         "500": (500, {"error": "Internal Server Error"}),
         "503": (503, FAILURE),
         "429": (429, {"error": "Too Many Requests"}),
@@ -1107,6 +1155,42 @@ class TestReply:
         odoo.play(str(status))
         response = post(odoo)
         assert response.body == (b"" if body is None else json.dumps(body).encode())
+
+    @pytest.mark.parametrize(("status", "title"), [
+        (502, "502 Bad Gateway"), (504, "504 Gateway Time-out")
+    ])
+    def test_a_status_of_the_proxy_is_a_page_of_nginx(self, odoo, status, title):
+        odoo.play(str(status))
+        response = post(odoo)
+        kind, server = response.headers["Content-Type"], response.headers["Server"]
+        assert (response.status, kind, server) == (status, "text/html", "nginx")
+        assert f"<center><h1>{title}</h1></center>\r\n" in response.body.decode()
+
+    def test_a_status_of_the_proxy_may_have_a_body_of_its_own(self, odoo):
+        odoo.play(Reply(502, {"error": "from Odoo"}, {"Server": "werkzeug"}))
+        response = post(odoo)
+        assert response.json() == {"error": "from Odoo"}
+        assert response.headers["Server"] == "werkzeug"
+
+    @pytest.mark.parametrize("values", [["a=1", "b=2"], ("a=1", "b=2")], ids=["list", "tuple"])
+    def test_a_list_of_values_makes_a_line_of_each(self, odoo, values):
+        odoo.play(Reply(200, {}, {"Set-Cookie": values, "X-Shop": "7"}))
+        headers = post(odoo).headers
+        assert headers.get_all("Set-Cookie") == ["a=1", "b=2"]
+        assert headers.get_all("X-Shop") == ["7"]
+
+    def test_each_value_of_a_list_must_be_one_line(self):
+        with pytest.raises(ValueError, match="header X must be one line"):
+            Reply(200, {}, {"X": ["fine", "not\r\nfine"]})
+
+    def test_a_list_of_connection_headers_is_kept_as_promised(self, odoo):
+        odoo.play(Reply(503, headers={"Connection": ["TE", "close"]}))
+        assert ask(odoo, KEPT).headers.get_all("Connection") == ["TE", "close"]
+
+    def test_a_reply_of_another_copy_of_the_module_is_told_apart(self, odoo):
+        other = import_again("tests.mock_odoo")
+        with pytest.raises(TypeError, match=r"another copy of the module: tests\.mock_odoo, not"):
+            odoo.play(["503", other.Reply(429)])
 
     @pytest.mark.parametrize("status", [204, 304])
     def test_a_status_without_body_leaves_the_connection_in_step(self, odoo, status):
@@ -1144,7 +1228,7 @@ class TestReply:
         "unknown fault": (
             {"fault": "rst"},
             ValueError,
-            "fault must be one of reset, close, truncate, garbage, stall, drip, not 'rst'",
+            f"fault must be one of {', '.join(mock_odoo.FAULTS)}, not 'rst'",
         ),
     }))
     def test_a_reply_that_cannot_be_sent_is_refused_at_once(self, fields, error, complaint):
@@ -1189,7 +1273,6 @@ class TestReply:
 
     def test_repr_shows_word_status_and_body(self):
         assert repr(Reply(429, {"a": 1}, delay=2)) == "<Reply 429@2s 429 b'{\"a\": 1}'>"
-
 
     @pytest.mark.parametrize(("reply", "accepted"), named({
         "a success that refuses": (Reply(200, {"status": "error"}, accepts=False), False),
@@ -3417,9 +3500,7 @@ class TestWindows:
     def windows_server(self, fresh, monkeypatch, socket_options):
         """A server of a module that was imported where addresses can be exclusive."""
         monkeypatch.setattr(socket, "SO_EXCLUSIVEADDRUSE", EXCLUSIVE, raising=False)
-        spec = importlib.util.spec_from_file_location("mock_odoo_windows", mock_odoo.__file__)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = import_again("mock_odoo_windows")
         setattr(module, SOCKET, FakeSocket)
         return fresh(module.MockOdooServer)
 
