@@ -58,7 +58,7 @@ TYPE_CHECKING = False  # typing's own would cost its import, 3 ms
 if TYPE_CHECKING:
     import argparse
     import ssl
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from io import BufferedReader
     from typing import IO, Any, NoReturn, Self, TypeAlias, TypeVar
 
@@ -220,6 +220,17 @@ def encode(body: object) -> bytes:
     if isinstance(body, bytes):
         return body
     return (body if isinstance(body, str) else ENCODER.encode(body)).encode()
+
+
+def json_line(fields: object) -> str:
+    """Write JSON in one line, for people too: only what is no letter, digit or sign is escaped.
+
+    So half a surrogate pair, which UTF-8 cannot express, does no harm.
+    """
+    text = json.dumps(fields, ensure_ascii=False)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
 
 
 def refuse_constant(name: str) -> float:
@@ -574,6 +585,14 @@ HINTS = {
 }
 
 
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """Such as " (did you mean 'reset'?)", or "" where nothing is near."""
+    import difflib  # only mistakes need it
+
+    near = difflib.get_close_matches(word[:80].lower(), list(words), 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
 def describe_replies() -> dict[str, str]:
     """Every kind of reply that a script can name, and what the client gets."""
     replies = {word: meaning for word, (_, meaning) in WORDS.items()}
@@ -608,7 +627,8 @@ class Script:
             steps = read_steps(script)
         except RecursionError:
             raise ValueError("the script holds itself, or lists in lists without end") from None
-        self._steps = collections.deque(step for step in steps if step.times)
+        check_order(steps, loop)
+        self._steps = collections.deque(steps)
 
     def next_reply(self) -> Reply:
         if not self._steps:
@@ -631,11 +651,18 @@ class Script:
         return ", ".join(map(str, self._steps))
 
 
+def check_order(steps: Sequence[Step], loop: bool) -> None:
+    """Refuse a step behind one that lasts for ever. (A loop may have it: its rest is a script.)"""
+    for step, after in zip(steps, () if loop else steps[1:]):
+        if step.times == FOREVER:
+            raise ValueError(f"step '{after}' can never come: '{step}' before it lasts for ever")
+
+
 def read_steps(script: ScriptLike) -> list[Step]:
     if isinstance(script, Reply):
         return [Step(script)]
     if isinstance(script, dict):
-        return [Step(Reply(**script))]
+        return [Step(read_fields(script))]
     if isinstance(script, str):
         texts = script.split(",") if script.strip() else []
         return [read_step(text.strip()) for text in texts]
@@ -645,6 +672,20 @@ def read_steps(script: ScriptLike) -> list[Step]:
             f"not {script!r:.80}"
         )
     return [step for part in script for step in read_steps(part)]
+
+
+REPLY_FIELDS = ("status", "body", "headers", "delay", "fault", "accepts")
+
+
+def read_fields(fields: dict[str, Any]) -> Reply:
+    """Make a Reply from a dict, as JSON has it."""
+    for name in fields:
+        if name not in REPLY_FIELDS:
+            hint = did_you_mean(str(name), REPLY_FIELDS)
+            raise TypeError(
+                f"{name!r:.80} is no field of a Reply{hint}; it has {', '.join(REPLY_FIELDS)}"
+            )
+    return Reply(**fields)
 
 
 def read_step(text: str) -> Step:
@@ -666,7 +707,8 @@ def read_reply(word: str) -> Reply:
         return NAMED[word].but(word=word)
     if re.fullmatch("[2-5][0-9][0-9]", word):
         return Reply(int(word))
-    hint = f" ({HINTS[word]})" if word in HINTS else ""
+    known = HINTS.get(word.lower())
+    hint = f" ({known})" if known else did_you_mean(word, NAMED)
     raise ValueError(
         f"{word!r:.80} is no reply{hint}; expected one of {', '.join(NAMED)} or a "
         "status from 200 to 599, then maybe a delay (@2s, @250ms) and a count (*3, "
@@ -689,6 +731,8 @@ def read_count(text: str) -> int:
         raise ValueError(
             f"{text!r:.80} is no count; it is written like *3, or * for ever, behind any delay"
         )
+    if not int(text):
+        raise ValueError("it can never come: its count is 0; leave the step out")
     return int(text)
 
 
@@ -790,8 +834,8 @@ class Call:
         """The headers: a mapping that ignores case, whose `get_all` gives repeated ones."""
         return read_headers(self._head)
 
-    def to_json(self) -> str:
-        """One line of JSON. A body that is no JSON stands there as text."""
+    def to_json(self, **more: object) -> str:
+        """One line of JSON, with `more` fields. A body that is no JSON stands there as text."""
         headers = self.headers
         fields = {name: getattr(self, name) for name in self.__slots__ if name[0] != "_"}
         fields["time"] = iso_time(self.received_at)
@@ -800,7 +844,7 @@ class Call:
         body = fields.pop("body")
         if fields["payload"] is None:
             fields["body"] = body.decode("utf-8", "replace")
-        return json.dumps(fields)
+        return json_line({**fields, **more})
 
     def __repr__(self) -> str:
         return f"<Call {self.number}: {self.reply} {self.body!r:.200}>"
@@ -2552,7 +2596,8 @@ class MockOdooServer:
 
     def set_failure_count(self, count: int) -> None:
         """Refuse `count` heartbeats with 503, then accept them again."""
-        self.play(f"503*{check_whole('count', count, 0, MAX_TIMES)}")
+        count = check_whole("count", count, 0, MAX_TIMES)
+        self.play(f"503*{count}" if count else "")
 
     def set_permanent_failure(self, enabled: bool = True) -> None:
         """Refuse every heartbeat with 503; with False, end that and nothing else."""

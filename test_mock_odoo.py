@@ -841,7 +841,6 @@ class TestScript:
         "one": ("503", [503, 200]),
         "a count": ("503*2", [503, 503, 200]),
         "for ever": ("503*", [503] * 5),
-        "a count of none": ("503*0, 500", [500, 200]),
         "several": ("500, ok*2, 429", [500, 200, 200, 429, 200]),
         "blanks": (" 503 * 2 ,\tok@0s ,500 ", [503, 503, 200, 500, 200]),
         "any status": ("201, 204, 302, 404, 599", [201, 204, 302, 404, 599, 200]),
@@ -937,6 +936,8 @@ class TestScript:
         "more than a day": ("ok@86401s", "'ok@86401s'", "up to @86400s"),
         "count of x": ("ok*x", "'ok*x'", "'x' is no count"),
         "negative count": ("ok*-1", "'ok*-1'", "'-1' is no count"),
+        "count of none": ("503*0", "'503*0'", "it can never come: its count is 0"),
+        "behind one for ever": ("stall*, 500", "'500'", "'stall*' before it lasts for ever"),
         "two counts": ("ok*2*3", "'ok*2*3'", "'2*3' is no count"),
         "delay behind count": ("ok*2@3s", "'ok*2@3s'", "'2@3s' is no count"),
         "count of 5000 digits": ("ok*" + "9" * 5000, "'ok*999", "is no count"),
@@ -973,6 +974,8 @@ class TestScript:
         "its end": ("up", "call up() to end it"),
         "a time-out": ("timeout*", "write stall"),
         "a slow reply": ("slow", "write ok@6s"),
+        "capitals": ("OK", "did you mean 'ok'?"),
+        "a slip": ("resett", "did you mean 'reset'?"),
     }))
     def test_a_word_that_people_try_is_told_what_it_may_mean(self, odoo, word, hint):
         with pytest.raises(ValueError, match=re.escape(hint)):
@@ -1152,7 +1155,7 @@ class TestReply:
         odoo.play([{"status": 429, "headers": {"Retry-After": "5"}}, {"fault": "close"}])
         assert odoo.script == "429, close"
         assert post(odoo).headers["Retry-After"] == "5"
-        with pytest.raises(TypeError, match="unexpected keyword argument 'stats'"):
+        with pytest.raises(TypeError, match="'stats' is no field of a Reply .did you mean 'status'"):
             odoo.play({"stats": 200})
 
     def test_a_fault_may_spoil_any_reply(self, odoo):
@@ -4478,7 +4481,7 @@ class TestReporter:
 
 def read_journal(path, after=0):
     """The lines of a journal, but for the first so many."""
-    return [json.loads(line) for line in path.read_text().splitlines()[after:]]
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()[after:]]
 
 
 class TestJournal:
