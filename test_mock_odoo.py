@@ -465,6 +465,8 @@ on_linux = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="no /proc/self/fd to count descriptors in"
 )
 full_disk = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full disk to be had")
+needs_terminal = pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminal to be had")
+needs_pipe = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 needs_limits = pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
 
 
@@ -554,6 +556,9 @@ class Process:
         self.first, self.port = "", None
         if stdout == subprocess.PIPE:
             self.find_port(self.line())
+
+    def bytes_line(self):
+        return in_background(self.process.stdout.buffer.readline).result()
 
     def find_port(self, line):
         self.first = line
@@ -4082,6 +4087,34 @@ class TestControlAccess:
 # ------------------------------------------------------------------------------------------
 
 
+#: The command line of another service.
+RECEIPTS = """
+import sys, mock_odoo
+
+class MockOfdServer(mock_odoo.MockOdooServer):
+    endpoint, service, noun = "/api/v2/receipt", "OFD", "receipt"
+
+raise SystemExit(mock_odoo.main(sys.argv[1:], server_class=MockOfdServer))
+"""
+
+#: The command line of a fake whose make_success() returns what a payload has as "tell". It first
+#: tells that as an event.
+TELLING = """
+import sys, mock_odoo
+
+class Telling(mock_odoo.MockOdooServer):
+    def __init__(self, *args, on_event, **kwargs):
+        super().__init__(*args, on_event=on_event, **kwargs)
+        self.tell = on_event
+
+    def make_success(self, payload):
+        self.tell({"at": 0.0, "time": "2026-11-25T12:00:30.000+03:00", **payload["tell"]})
+        return {}
+
+mock_odoo.main(sys.argv[1:], server_class=Telling)
+"""
+
+
 class TestCommandLine:
     def test_the_first_line_stands_when_clients_can_connect(self, launch):
         process = launch()
@@ -4108,14 +4141,14 @@ class TestCommandLine:
 
     @pytest.mark.parametrize(("args", "complaint"), named({
         "port 70000": (
-            ["--port", "70000"], "port must be a whole number from 0 to 65535, not 70000"),
+            ["--port", "70000"], ": --port must be a whole number from 0 to 65535, not 70000"),
         "port in letters": (["--port", "http"], "argument --port: invalid int value: 'http'"),
         "foreign host": (
-            ["--port", "0", "--host", "192.0.2.1"], "host must be an address of this machine"),
+            ["--port", "0", "--host", "192.0.2.1"], "; --host must be an address of this machine"),
         "bad step": (["--script", "50x"], "step '50x': '50x' is no reply"),
         "line break": (["--script", "a\nb"], "step 'a\\nb': 'a\\nb' is no reply"),
         "no calls": (
-            ["--max-calls", "0"], "max_calls must be a whole number, 1 or more, not 0"),
+            ["--max-calls", "0"], ": --max-calls must be a whole number, 1 or more, not 0"),
         "no folder": (
             ["--journal", "/no/such/folder/journal"],
             "cannot write the journal /no/such/folder/journal: No such file or directory",
@@ -4132,11 +4165,23 @@ class TestCommandLine:
             ["--certfile", "setup.cfg", "--keyfile", "/no/such/key"],
             "cannot use the certificate setup.cfg and /no/such/key",
         ),
-        "empty host": (["--host", ""], "host must not be empty"),
+        "empty host": (["--host", ""], ": --host must not be empty"),
         "key alone": (["--keyfile", "setup.cfg"], "--keyfile goes with --certfile"),
         "empty token": (
             ["--token", ""], "the token must be printable ASCII without blanks, and not empty"),
-        "unknown flag": (["--nonsense"], "unrecognized arguments: --nonsense"),
+        "unknown flag": (["--xyz"], "unrecognized arguments: --xyz\n"),
+        "slip in a flag": (["--prot", "1"], "--prot 1 (did you mean '--port'?)"),
+        "slip with a value": (["--jornal=x"], "--jornal=x (did you mean '--journal'?)"),
+        "bare port": (["8069"], "unrecognized arguments: 8069 (did you mean --port 8069?)"),
+        "bare script": (["503*3"], '503*3 (did you mean --script "503*3"?)'),
+        "bare word": (["nonsense"], "unrecognized arguments: nonsense\n"),
+        "capitals": (["--script", "OK"], "'OK' is no reply (did you mean 'ok'?)"),
+        "step that never comes": (["--script", "stall*, ok"], "step 'ok' can never come"),
+        "outage": (["--script", "down"], "an outage is no reply: use the page, or POST /_mock/down"),
+        "its end": (["--script", "up"], "an outage is no reply: it ends when its time is up"),
+        "journal nowhere": (["--journal", "-"], "for lines of JSON on standard output, use --json"),
+        "nothing to read": (
+            ["--read", "/no/such/file"], "cannot read /no/such/file: No such file or directory"),
     }))
     def test_misuse_is_one_line_and_exit_2(self, args, complaint):
         code, out, err = run_main(*args)
@@ -4162,13 +4207,22 @@ class TestCommandLine:
         code, out, err = run_main("--port", str(odoo.port))
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert f"cannot listen on 127.0.0.1, port {odoo.port}: " in err
+        assert err.endswith("; stop what listens there, or take --port 0, a free one\n")
+
+    def test_it_tells_its_version(self):
+        assert run_main("--version") == (0, f"mock_odoo {mock_odoo.__version__}\n", "")
+
+    @pytest.mark.parametrize("flags", [[], ["-I"]], ids=["plain", "isolated"])
+    def test_it_runs_as_a_file_too(self, launch, flags):
+        assert post(launch(command=[*flags, "mock_odoo.py"])).status == 200
 
     def test_help_tells_the_flags_the_grammar_and_examples(self):
         code, out, err = run_main("--help")
         assert (code, err) == (0, "")
         flags = (
             "--host", "--port", "--script", "--loop", "--strict", "--journal", "--json",
-            "--token", "--certfile", "--keyfile", "--cafile", "--max-calls", "--quiet",
+            "--token", "--certfile", "--keyfile", "--cafile", "--max-calls", "--quiet", "--read",
+            "--version",
         )
         faults = ("reset", "close", "truncate", "garbage", "stall", "drip")
         lies = ("html", "login", "expired")
@@ -4176,6 +4230,15 @@ class TestCommandLine:
             assert word in out
         epilog = out[out.index("examples:"):]
         assert max(map(len, epilog.splitlines())) <= 80
+
+    def test_the_help_of_another_service_speaks_of_that_alone(self):
+        done = run_python("-c", RECEIPTS, "--help")
+        assert "A fake OFD that answers receipts as you tell it." in done.stdout
+        assert not re.search("odoo|beat", done.stdout, re.IGNORECASE)
+
+    def test_another_service_fails_in_its_own_name(self):
+        done = run_python("-c", RECEIPTS, "--port", "x")
+        assert done.stderr == "mock_ofd: argument --port: invalid int value: 'x'\n"
 
     def test_a_start_that_fails_leaves_no_thread(self, odoo, new_threads, capsys):
         with pytest.raises(SystemExit) as caught:
@@ -4280,6 +4343,15 @@ class TestSignals:
             assert (code, err) == (0, "")
             assert "0 heartbeats received" in out
 
+    @pytest.mark.skipif(os.name == "nt", reason="a key takes longer to press than it waits")
+    @pytest.mark.parametrize("how", ENDS)
+    def test_a_second_signal_reaches_no_program_that_called_main(self, launch, how):
+        process = launch(command=["-c", RECEIPTS])
+        process.endpoint = "/api/v2/receipt"
+        process.ask_to_end("SIGINT")
+        assert process.line() == "0 receipts received, 0 of 0 calls refused\n"
+        assert process.end(how) == (0, "", "")
+
     def test_a_storm_of_signals_is_no_complaint(self, after_start, capsys):
         after_start(lambda: [raise_signal(signal.SIGINT) for _ in range(5000)])
         assert mock_odoo.main(["--port", "0", "--quiet"]) == 0
@@ -4370,7 +4442,7 @@ class TestReporter:
             f"503       {beat}     script: 503, reset, ok, ok@1ms",
             f"503       {strange}     script: reset, ok, ok@1ms",
             f"reset     {beat}     script: ok, ok@1ms",
-            f"400       {b'nonsense'!r:<54}  {problem}  script: ok@1ms",
+            f"400       nonsense  script: ok@1ms  {problem}",
             f"ok@1ms    {beat}     repeats 3",
             "404       GET /nowhere?",
             f"400       {malformed}",
@@ -4388,9 +4460,45 @@ class TestReporter:
         call = json.loads(process.line())
         assert (call["number"], call["reply"], call["accepted"]) == (1, "503", False)
         assert call["payload"] == HEARTBEAT
-        assert json.loads(process.end()[1]) == {"heartbeat_count": 0, "call_count": 1}
+        assert json.loads(process.end()[1]) == {
+            "heartbeat_count": 0, "call_count": 1,
+            "refused_count": 1, "spoilt_count": 0, "left_count": 0,
+        }
 
-    @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminal to be had")
+    def test_lines_of_json_are_utf_8_whatever_the_output_is_for_text(self, launch):
+        process = launch("--json", PYTHONIOENCODING="ascii")
+        post(process, {"adapter_id": "Касса"})
+        assert json.dumps("Касса", ensure_ascii=False).encode() in process.bytes_line()
+
+    @pytest.mark.parametrize(("event", "line"), named({
+        "a client that left": (
+            {"event": "left", "number": 5, "after": 2.0031}, "left      call 5, after 2.003 s"),
+        "a request to a route": (
+            {"event": "request", "request": "200 POST /sign"}, "request   200 POST /sign"),
+        "an event of tomorrow": ({"event": "novelty"}, "novelty"),
+    }))
+    def test_events_are_lines_of_their_own(self, launch, event, line):
+        process = launch(command=["-c", TELLING])
+        post(process, {"tell": event})
+        assert process.line() == f"12:00:30  {line}\n"
+
+    def test_the_summary_tells_refused_spoilt_and_left_apart(self, launch):
+        process = launch("--script", "503*2, reset, html, ok", command=["-c", TELLING])
+        for _ in range(4):
+            try_post(process)
+        post(process, {"tell": {"event": "left", "number": 3, "after": 1.0}})
+        summary = "1 heartbeat received, 2 of 5 calls refused, 2 spoilt, 1 client left"
+        assert process.end()[1].splitlines()[-1] == summary
+
+    def test_the_summary_begins_anew_at_a_reset(self, launch):
+        process = launch("--script", "reset")
+        try_post(process)
+        control(process, "POST", "reset")
+        post(process)
+        summary = "1 heartbeat received, 0 of 1 calls refused"
+        assert process.end()[1].splitlines()[-1] == summary
+
+    @needs_terminal
     @pytest.mark.parametrize(("no_colour", "coloured"), named({
         "colours": ("", True),
         "no colours": ("1", False),
@@ -4409,6 +4517,39 @@ class TestReporter:
         for line, word in zip(lines, ("\x1b[33m503", "\x1b[31mreset", "\x1b[32mok")):
             assert (word in line) is coloured
         assert any("\x1b" in line for line in lines) is coloured
+
+    @needs_terminal
+    @pytest.mark.parametrize(("columns", "script", "payload", "line"), named({
+        "there is room": (
+            120, "503*2, reset", HEARTBEAT,
+            "503       KKT-001     buffer 5/200 (2.5%)     breaker CLOSED     script: 503, reset"),
+        "the script gives way": (
+            98, "503*2, reset, ok@2s", HEARTBEAT,
+            "503       KKT-001     buffer 5/200 (2.5%)     breaker CLOSED     script: 503, reset,..."),
+        "a stump of it says nothing": (
+            80, "503*2, reset", HEARTBEAT,
+            "503       KKT-001     buffer 5/200 (2.5%)     breaker CLOSED"),
+        "then the text": (
+            80, "503*2, reset", dict(HEARTBEAT, adapter_id="KKT-001, by the window"),
+            "503       KKT-001, by the window  buffer 5/200 (2.5%)     breaker..."),
+        "the reason last": (
+            80, "ok, 503", [1] * 30,
+            "400       [1, 1, 1,...  the body must be a JSON object, not [1, 1,..."),
+        "wide letters": (
+            80, "", {"params": "東京" * 20},
+            'ok        {"params": "' + "東京" * 11 + "..."),
+    }))
+    def test_a_line_fits_its_terminal(self, columns, script, payload, line):
+        with terminal(columns, "--script", script) as (process, screen):
+            post(process, payload)
+            assert screen.readline()[10:] == line + "\n"
+
+    @needs_terminal
+    def test_a_first_line_that_is_too_long_is_broken_and_not_cut(self):
+        with terminal(60) as (process, screen):
+            assert process.first == f"Mock Odoo on http://127.0.0.1:{process.port}\n"
+            rest = [screen.readline() for _ in range(2)]
+            assert rest == [f"    POST {PATH}\n", "    Ctrl+C stops\n"]
 
     def test_what_is_done_to_it_stands_between_the_calls(self, launch):
         process = launch()
@@ -4475,8 +4616,27 @@ class TestReporter:
         monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
         with open("/dev/full", "wb") as full:
             done = run_python("-m", "mock_odoo", "--port", "99999", stdout=full)
-        assert done.stderr.startswith("mock_odoo: port must be")
+        assert done.stderr.startswith("mock_odoo: --port must be")
         assert done.returncode == 2
+
+
+@contextlib.contextmanager
+def terminal(columns, *args):
+    """A fake at a terminal so wide, without colours, and what stands there behind its first line."""
+    import fcntl
+    import termios
+
+    ours, its = os.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with open(ours, encoding="utf-8") as screen:
+        process = Process(*args, stdout=its, NO_COLOR="1", PYTHONIOENCODING="utf-8")
+        os.close(its)
+        try:
+            process.find_port(in_background(screen.readline).result())
+            yield process, screen
+        finally:
+            process.process.kill()
+            process.process.communicate()
 
 
 def read_journal(path, after=0):
