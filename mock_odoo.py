@@ -3195,7 +3195,8 @@ class Account:
         self._unlisted = 0
         self._down: tuple[float, str] | None = None  # since when
         self._script = Script()
-        self._last: dict[str, Any] = {"event": "", "at": 0.0}
+        self._last: Event = {"event": "", "at": 0.0}
+        self._heard = 0.0  # when the last line was written, but for a script: it may begin a run
 
     def add_call(self, name: str, call: WrittenCall, time: str) -> str:
         """Count a call, and return what it left of the script."""
@@ -3207,14 +3208,14 @@ class Account:
         self._by_number[call.number] = sender
         if len(self._by_number) > MAX_NUMBERS:
             del self._by_number[next(iter(self._by_number))]
-        self._last = {"event": "", "at": call.received_at}
+        self._last, self._heard = {"event": "", "at": call.received_at}, call.received_at
         self._script.next_reply()
         return str(self._script)
 
     def add_event(self, event: Event) -> None:
         word, at = event["event"], event["at"]
         if word == "start":  # the run before may have been killed
-            self._end_run(self._last["at"], "at least ")
+            self._end_run(self._heard, "at least ")
         if word in ("reset", "stop") or (word == "start" and self._last["event"] != "script"):
             self._script = Script()
         elif word == "script":
@@ -3228,6 +3229,7 @@ class Account:
         elif word == "left" and event["number"] in self._by_number:
             self._by_number[event["number"]].tally.left += 1
         self._last = event
+        self._heard = self._heard if word == "script" else at
 
     def _end_run(self, at: float, at_least: str = "") -> None:
         for sender in self._senders.values():

@@ -1160,7 +1160,7 @@ class TestReply:
         odoo.play([{"status": 429, "headers": {"Retry-After": "5"}}, {"fault": "close"}])
         assert odoo.script == "429, close"
         assert post(odoo).headers["Retry-After"] == "5"
-        with pytest.raises(TypeError, match="'stats' is no field of a Reply .did you mean 'status'"):
+        with pytest.raises(TypeError, match="'stats' is no field .* .did you mean 'status'"):
             odoo.play({"stats": 200})
 
     def test_a_fault_may_spoil_any_reply(self, odoo):
@@ -4177,8 +4177,8 @@ class TestCommandLine:
         "bare word": (["nonsense"], "unrecognized arguments: nonsense\n"),
         "capitals": (["--script", "OK"], "'OK' is no reply (did you mean 'ok'?)"),
         "step that never comes": (["--script", "stall*, ok"], "step 'ok' can never come"),
-        "outage": (["--script", "down"], "an outage is no reply: use the page, or POST /_mock/down"),
-        "its end": (["--script", "up"], "an outage is no reply: it ends when its time is up"),
+        "outage": (["--script", "down"], "no reply: use the page, or POST /_mock/down"),
+        "its end": (["--script", "up"], "no reply: it ends when its time is up"),
         "journal nowhere": (["--journal", "-"], "for lines of JSON on standard output, use --json"),
         "nothing to read": (
             ["--read", "/no/such/file"], "cannot read /no/such/file: No such file or directory"),
@@ -4524,8 +4524,8 @@ class TestReporter:
             120, "503*2, reset", HEARTBEAT,
             "503       KKT-001     buffer 5/200 (2.5%)     breaker CLOSED     script: 503, reset"),
         "the script gives way": (
-            98, "503*2, reset, ok@2s", HEARTBEAT,
-            "503       KKT-001     buffer 5/200 (2.5%)     breaker CLOSED     script: 503, reset,..."),
+            95, "503*2, reset, ok@2s", HEARTBEAT,
+            "503       KKT-001     buffer 5/200 (2.5%)     breaker CLOSED     script: 503, res..."),
         "a stump of it says nothing": (
             80, "503*2, reset", HEARTBEAT,
             "503       KKT-001     buffer 5/200 (2.5%)     breaker CLOSED"),
@@ -4622,7 +4622,7 @@ class TestReporter:
 
 @contextlib.contextmanager
 def terminal(columns, *args):
-    """A fake at a terminal so wide, without colours, and what stands there behind its first line."""
+    """A fake at a terminal so wide, without colours, and the lines there behind its first."""
     import fcntl
     import termios
 
@@ -4711,6 +4711,67 @@ class TestJournal:
         assert story == ["script", "start", "503", "unmatched", "down", "up", "ok", "stop"]
         assert all("T" in line["time"] for line in read_journal(path))
 
+    def test_a_call_stands_there_with_its_sender(self, launch, path):
+        process = launch("--journal", str(path), "--quiet")
+        post(process)
+        post(process, {})
+        assert [line.get("sender") for line in read_journal(path)[1:]] == ["KKT-001", "127.0.0.1"]
+
+    def test_a_sender_that_cannot_be_told_costs_no_line(self, launch, path):
+        code = """if True:
+            import sys, mock_odoo
+            mock_odoo.MockOdooServer.sender = lambda self, call: call.payload["who"]
+            mock_odoo.main(sys.argv[1:])
+        """
+        process = launch("--journal", str(path), "--quiet", command=["-c", code])
+        post(process, {"who": "Anna"})
+        post(process, {})
+        assert [line.get("sender") for line in read_journal(path)[1:]] == ["Anna", "?"]
+
+    def test_letters_stand_there_as_they_are(self, launch, path):
+        process = launch("--journal", str(path), "--quiet")
+        post(process, {"adapter_id": "Касса", "note": "\ud800 \x9b \u2028"})
+        text = path.read_text("utf-8")
+        assert '"adapter_id": "Касса", "note": "\\ud800 \\u009b \\u2028"' in text
+        assert read_journal(path)[1]["payload"]["note"] == "\ud800 \x9b \u2028"
+
+    @needs_pipe
+    def test_a_pipe_that_nobody_reads_is_one_line_and_exit_2(self, path):
+        os.mkfifo(path)
+        code, out, err = run_main("--port", "0", "--journal", str(path))
+        complaint = f"cannot write the journal {path}: nobody reads this pipe"
+        assert (code, out, err) == (2, "", f"mock_odoo: {complaint}\n")
+
+    @needs_pipe
+    def test_the_reader_of_a_pipe_gets_every_line(self, launch, path):
+        os.mkfifo(path)
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8") as reader:
+            process = launch("--journal", str(path))
+            os.set_blocking(reader.fileno(), True)
+            reading = in_background(reader.read)
+            for n in range(3):
+                post(process, {"n": n, "padding": "x" * 100000})
+            process.end()
+            lines = list(map(json.loads, reading.result().splitlines()))
+        assert [line.get("event") or line["payload"]["n"] for line in lines] == [
+            "start", 0, 1, 2, "stop",
+        ]
+
+    @needs_pipe
+    @pytest.mark.parametrize("how", ENDS)
+    def test_a_slow_reader_of_a_pipe_holds_up_neither_replies_nor_the_end(self, launch, path, how):
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            process = launch("--journal", str(path))
+            statuses = [post(process, {"padding": "x" * 100000}).status for _ in range(3)]
+            code, _, err = process.end(how)
+        finally:
+            os.close(reader)
+        complaint = "its reader is slow, and lines are lost; the server goes on"
+        assert (statuses, code) == ([200] * 3, 0)
+        assert err == f"mock_odoo: journal {path}: {complaint}\n"
+
     @full_disk
     def test_a_full_disk_stops_neither_server_nor_replies(self, launch):
         process = launch("--journal", "/dev/full")
@@ -4744,6 +4805,238 @@ class TestJournal:
         assert (json.loads(start)["event"], torn) == ("start", '{"n')
         assert [json.loads(line).get("number") for line in whole] == [2, None]
         assert "could not be written as a whole" in err
+
+
+def call_at(at, name="KKT-001", reply="ok", number=1, **more):
+    """A call as a journal has it, at some second of a day."""
+    fields = {
+        "number": number, "received_at": at, "reply": reply, "accepted": reply == "ok",
+        "time": written(at), "payload": {"adapter_id": name}, **more,
+    }
+    return {"sender": name, **fields}
+
+
+def event_at(at, name, **more):
+    return {"event": name, "at": at, "time": written(at), **more}
+
+
+def written(at):
+    """A second of a day, as that of an end in Moscow."""
+    return f"2026-11-25T{at // 3600:02}:{at // 60 % 60:02}:{at % 60:02}.000+03:00"
+
+
+START = {"url": "http://127.0.0.1:8069"}
+
+
+class TestReadJournal:
+    @pytest.fixture
+    def path(self, tmp_path):
+        return tmp_path / "journal.jsonl"
+
+    @pytest.fixture
+    def read(self, path):
+        """Write a journal of some records, and have it read: what is printed."""
+
+        def read(*records, flags=()):
+            lines = (each if isinstance(each, str) else json.dumps(each) for each in records)
+            path.write_text("".join(line + "\n" for line in lines))
+            code, out, err = run_main("--read", str(path), *flags)
+            assert (code, err) == (0, "")
+            return out.splitlines()
+
+        return read
+
+    def test_it_prints_what_the_terminal_showed(self, launch, path):
+        args = ("--script", "503*2, reset, ok@1ms", "--strict", "--journal", str(path))
+        process = launch(*args, PYTHONIOENCODING="utf-8")
+        for payload in (HEARTBEAT, HEARTBEAT, HEARTBEAT, HEARTBEAT, [1], {"adapter_id": "Kasse"}):
+            try_post(process, payload)
+        send(process, "GET", "/nowhere")
+        control(process, "PUT", "script", {"script": "429, ok", "loop": True})
+        try_post(process)
+        control(process, "POST", "reset")
+        control(process, "POST", "down", {"seconds": 0})
+        try_post(process)
+        *shown, _ = process.end()[1].splitlines()
+        code, out, err = run_main("--read", str(path))
+        assert (code, err) == (0, "")
+        told = out.splitlines()
+        assert told[: told.index("")][3:-1] == shown  # behind day, script and start; before stop
+        assert len(shown) == 13
+
+    def test_runs_days_and_their_clock_are_those_of_the_journal(self, read):
+        lines = read(
+            event_at(82800, "start", **START), call_at(86399), event_at(86399, "stop"),
+            dict(call_at(0), time="2026-11-26T00:00:00.000+03:00"),
+        )
+        assert [line.split()[:2] for line in lines[: lines.index("")]] == [
+            ["2026-11-25"], ["23:00:00", "start"], ["23:59:59", "ok"], ["23:59:59", "stop"],
+            ["2026-11-26"], ["00:00:00", "ok"],
+        ]
+        assert lines[1] == "23:00:00  start     http://127.0.0.1:8069"
+
+    def test_quiet_prints_only_what_it_comes_to(self, read):
+        lines = read(event_at(0, "start", **START), call_at(7), flags=["--quiet"])
+        assert lines == ["KKT-001  1 call, 1 accepted, 0 refused, 0 spoilt, 0 clients left"]
+
+    def test_each_sender_has_a_line_with_what_became_of_its_calls(self, read):
+        lines = read(
+            call_at(0, "A"), call_at(0, "Касса", "503"), call_at(0, "A", "reset"),
+            call_at(0, "A", "400"), call_at(0, "A", "html"), call_at(0, "A", "201", accepted=True),
+            flags=["--quiet"],
+        )
+        assert [line.partition(";")[0] for line in lines] == [
+            "A      5 calls, 2 accepted, 1 refused, 2 spoilt, 0 clients left",
+            "Касса  1 call, 0 accepted, 1 refused, 0 spoilt, 0 clients left",
+        ]
+
+    def test_a_client_that_left_counts_for_its_sender(self, read):
+        lines = read(
+            call_at(0, "A", number=1), call_at(0, "B", number=2), call_at(0, "A", number=3),
+            event_at(1, "left", number=2, after=1.0), event_at(1, "left", number=99, after=1.0),
+        )
+        assert "12" not in lines[1]
+        assert [line.partition(";")[0][-15:] for line in lines[-2:]] == [
+            " 0 clients left", ", 1 client left",
+        ]
+
+    @pytest.mark.parametrize(("name", "more"), named({
+        "adapter_id": ("KKT-001", {"payload": {"adapter_id": "KKT-001"}}),
+        "address": ("192.0.2.7", {"payload": {}, "client": ["192.0.2.7", 1]}),
+    }))
+    def test_a_call_of_an_earlier_version_has_a_sender_too(self, read, name, more):
+        call = {"number": 1, "received_at": 0, "reply": "ok", "accepted": True, **more}
+        assert read(call, flags=["--quiet"])[0].startswith(f"{name}  1 call, ")
+
+    def test_the_longest_silence_and_the_usual_interval_are_told(self, read):
+        calls = [call_at(at) for at in (0, 30, 59, 90, 151, 180)]
+        line = read(*calls, call_at(240, "B"), flags=["--quiet"])[0]
+        assert line.split("; ")[1:] == [
+            "longest silence 61.0 s, from 2026-11-25 00:01:30", "usually every 30.0 s",
+        ]
+
+    def test_an_even_number_of_intervals_has_its_middle_between_two(self, read):
+        line = read(*map(call_at, (0, 1, 4)), flags=["--quiet"])[0]
+        assert line.endswith("; usually every 2.0 s")
+
+    @pytest.mark.parametrize("end", [
+        event_at(100, "stop"), call_at(100, "another"), event_at(100, "reset"),
+    ], ids=["until the stop", "until the last call", "until the last event"])
+    def test_a_sender_that_is_not_heard_again_is_silent_to_the_end(self, read, end):
+        line = read(call_at(7), call_at(17), end, flags=["--quiet"])[0]
+        assert "; longest silence 83.0 s, from 2026-11-25 00:00:17; usually every 10.0 s" in line
+
+    @pytest.mark.parametrize("end", [
+        [event_at(12, "stop")], [],
+    ], ids=["stopped", "killed"])
+    def test_what_lies_between_two_runs_is_no_silence(self, read, end):
+        script = event_at(3000, "script", script="503", loop=False)
+        lines = read(
+            event_at(0, "start", **START), call_at(0), call_at(10), *end,
+            script, event_at(3000, "start", **START), call_at(3001), call_at(3004),
+        )
+        assert "; longest silence 10.0 s, from" in lines[-1]
+        assert lines[-1].endswith("; usually every 6.5 s")
+
+    def test_the_clock_may_be_set_back(self, read):
+        line = read(*map(call_at, (1000, 1002, 10, 14)), flags=["--quiet"])[0]
+        assert line.endswith("longest silence 4.0 s, from 2026-11-25 00:00:10; usually every 3.0 s")
+
+    def test_outages_stand_at_the_end(self, read):
+        lines = read(
+            event_at(0, "start", **START), event_at(1, "down", seconds=5.0), event_at(6, "up"),
+            event_at(10, "down", seconds=None), event_at(12, "down", seconds=1), event_at(13, "up"),
+            event_at(20, "down", seconds=None), event_at(24, "stop"),
+            event_at(30, "start", **START), event_at(40, "down", seconds=9), event_at(42, "reset"),
+            flags=["--quiet"],
+        )
+        assert lines == [
+            "outage for 5.0 s, from 2026-11-25 00:00:01",
+            "outage for 3.0 s, from 2026-11-25 00:00:10",
+            "outage for 4.0 s, from 2026-11-25 00:00:20",
+            "outage for at least 2.0 s, from 2026-11-25 00:00:40",
+        ]
+
+    @pytest.mark.parametrize("line", named({
+        "torn": '{"number": 2, "rece',
+        "not JSON": "GET / HTTP/1.1",
+        "not UTF-8": "\udcff",
+        "no object": "[1, 2]",
+        "an object of another kind": '{"level": "info"}',
+        "a call without a time": '{"number": 1, "reply": "ok", "accepted": true}',
+        "a call of no time": json.dumps(dict(call_at(0), received_at=float("nan"))),
+        "a call long after all": json.dumps(dict(call_at(0), received_at=1e300)),
+        "a call with text for a number": json.dumps(call_at(0, number="1")),
+        "an outage without its seconds": '{"event": "down", "at": 0}',
+        "an event that is a list": '{"event": [], "at": 0}',
+        "deep": "[" * 100000,
+        "a delay past all numbers": json.dumps(dict(call_at(0), delay=10**400)),
+    }))
+    def test_a_torn_or_foreign_line_is_named_and_the_rest_is_read(self, path, line):
+        text = "\n".join([json.dumps(call_at(0)), "", line, json.dumps(call_at(1))])
+        path.write_bytes(text.encode("utf-8", "surrogateescape"))
+        code, out, err = run_main("--read", str(path), "--quiet")
+        assert (code, out.partition(",")[0]) == (0, "KKT-001  2 calls")
+        assert err == "mock_odoo: line 3 is torn, or no call and no event\n"
+
+    def test_it_reads_standard_input(self):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mock_odoo", "--read", "-"], cwd=HERE, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        out, err = process.communicate(json.dumps(call_at(0)), timeout=PATIENCE)
+        assert (process.returncode, err) == (0, "")
+        assert out.splitlines()[-1].startswith("KKT-001  1 call, ")
+
+    @pytest.mark.parametrize("command", [["-m", "mock_odoo"], ["-c", RECEIPTS]], ids=["-m", "-c"])
+    def test_it_ends_quietly_where_its_reader_ends(self, path, command):
+        path.write_text((json.dumps(call_at(0)) + "\n") * 5000)
+        process = subprocess.Popen(
+            [sys.executable, *command, "--read", str(path)], cwd=HERE, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        assert process.stdout.readline() == "2026-11-25\n"
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        process.stderr.close()
+        assert process.wait(PATIENCE) == 0
+
+    @full_disk
+    def test_a_full_disk_is_one_line_and_exit_2(self, path):
+        path.write_text(json.dumps(call_at(0)))
+        with open("/dev/full", "wb") as full:
+            done = run_python("-m", "mock_odoo", "--read", str(path), stdout=full)
+        assert (done.returncode, done.stderr) == (2, "mock_odoo: No space left on device\n")
+
+    @needs_limits
+    def test_a_file_of_any_size_needs_little_memory(self, path):
+        """Its first line is longer than the memory, and its senders have no end."""
+        with open(path, "wb") as file:
+            file.truncate(1 << 28)  # of which the disk holds nothing
+            file.seek(0, os.SEEK_END)
+            for n in range(3000):
+                line = json.dumps(dict(call_at(n, f"sender {n}"), payload="x" * 1000))
+                file.write(b"\n" + line.encode())
+        code = """if True:
+            import resource, sys, mock_odoo
+            resource.setrlimit(resource.RLIMIT_DATA, (150 << 20, resource.RLIM_INFINITY))
+            mock_odoo.main(sys.argv[1:])
+        """
+        done = run_python("-c", code, "--read", str(path), "--quiet")
+        assert done.stderr == "mock_odoo: line 1 is torn, or no call and no event\n"
+        assert done.stdout.splitlines()[-1].startswith("all others  2000 calls, ")
+
+    def test_another_service_describes_its_own_calls(self, path):
+        code = RECEIPTS.replace("raise", """
+    def describe_call(self, call):
+        return f"receipt {call.payload['id']} of {len(call.body)} bytes from {call.client[0]}"
+
+raise""")
+        call = call_at(0, payload={"id": 7}, client=["192.0.2.7", 1])
+        path.write_text(json.dumps(call))
+        done = run_python("-c", code, "--read", str(path))
+        line = "00:00:00  ok        receipt 7 of 9 bytes from 192.0.2.7"
+        assert done.stdout.splitlines()[1] == line
 
 
 # ------------------------------------------------------------------------------------------
