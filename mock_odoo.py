@@ -2847,6 +2847,8 @@ class Screen:
 
     def spell(self, text: str) -> str:
         """Write it with the letters that the stream has, and none that could drive a terminal."""
+        if text.isascii() and text.isprintable():
+            return text
         return printable(text).encode(self._encoding, "backslashreplace").decode(self._encoding)
 
     def fit(self, parts: dict[str, str], colour: int | None = None) -> str:
@@ -2865,7 +2867,7 @@ class Screen:
     def fold(self, text: str, mark: str) -> str:
         """Break a line that must not be cut, at its marks, where the terminal is too narrow."""
         text = self.spell(text)
-        return text if columns(text) <= self.width() else text.replace(mark, os.linesep + "    ")
+        return text if columns(text) <= self.width() else text.replace(mark, "\n    ")
 
     def show_call(self, call: Call, time: str, text: str, script: str) -> str:
         """Such as "12:00:30  503  KKT-001  buffer 6/200 (3.0%)  breaker CLOSED  script: 503"."""
@@ -2970,6 +2972,7 @@ class Journal:
         self._program = program
         self._has_complained = False
         self._is_slow = False  # the last line met a full pipe
+        self._is_pipe = False
         try:
             self._is_pipe = is_pipe(path)
             self._is_torn = os.path.isfile(path) and not ends_well(path)  # by a kill, say
@@ -3095,7 +3098,6 @@ class WrittenCall(Call):
     """A call as a journal has it, so that a server can describe it."""
 
     payload: Any = None
-    headers: Any = None
 
     def __init__(self, record: dict[str, Any]) -> None:
         for name in ("number", "received_at", "reply", "problem", "accepted", "repeats"):
@@ -3108,9 +3110,14 @@ class WrittenCall(Call):
         self.payload = record.get("payload")
         body = record.get("body", json.dumps(self.payload))  # what is no JSON stands there as text
         self.body = str(body).encode("utf-8", "replace")
-        self.headers = http.client.HTTPMessage()
-        for name, value in record["headers"].items():
-            self.headers[name] = str(value)
+        self._headers = record["headers"]
+
+    @property
+    def headers(self) -> http.client.HTTPMessage:
+        message = http.client.HTTPMessage()
+        for name, value in self._headers.items():
+            message[name] = str(value)
+        return message
 
 
 class Sender:
@@ -3202,7 +3209,9 @@ class Account:
         """Count a call, and return what it left of the script."""
         if name not in self._senders and len(self._senders) >= MAX_SENDERS:
             name = "all others"
-        sender = self._senders.setdefault(name, Sender())
+        if name not in self._senders:
+            self._senders[name] = Sender()
+        sender = self._senders[name]
         sender.add(call, time)
         self._by_number.pop(call.number, None)  # so that it is the newest
         self._by_number[call.number] = sender

@@ -4881,13 +4881,13 @@ class TestReadJournal:
 
     def test_each_sender_has_a_line_with_what_became_of_its_calls(self, read):
         lines = read(
-            call_at(0, "A"), call_at(0, "Касса", "503"), call_at(0, "A", "reset"),
+            call_at(0, "A"), call_at(0, "KKT-2", "503"), call_at(0, "A", "reset"),
             call_at(0, "A", "400"), call_at(0, "A", "html"), call_at(0, "A", "201", accepted=True),
             flags=["--quiet"],
         )
         assert [line.partition(";")[0] for line in lines] == [
             "A      5 calls, 2 accepted, 1 refused, 2 spoilt, 0 clients left",
-            "Касса  1 call, 0 accepted, 1 refused, 0 spoilt, 0 clients left",
+            "KKT-2  1 call, 0 accepted, 1 refused, 0 spoilt, 0 clients left",
         ]
 
     def test_a_client_that_left_counts_for_its_sender(self, read):
@@ -5019,7 +5019,7 @@ class TestReadJournal:
                 file.write(b"\n" + line.encode())
         code = """if True:
             import resource, sys, mock_odoo
-            resource.setrlimit(resource.RLIMIT_DATA, (150 << 20, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_DATA, (200 << 20, resource.RLIM_INFINITY))
             mock_odoo.main(sys.argv[1:])
         """
         done = run_python("-c", code, "--read", str(path), "--quiet")
