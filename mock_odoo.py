@@ -230,7 +230,8 @@ def json_line(fields: object) -> str:
     text = json.dumps(fields, ensure_ascii=False)
     if text.isprintable():
         return text
-    return "".join(char if char.isprintable() else json.dumps(char)[1:-1] for char in text)
+    strange = [char for char in set(text) if not char.isprintable()]
+    return text.translate({ord(char): json.dumps(char)[1:-1] for char in strange})
 
 
 def refuse_constant(name: str) -> float:
@@ -2833,6 +2834,8 @@ class Screen:
     """How a line looks on a stream: its letters, its colour and, at a terminal, its width."""
 
     def __init__(self, stream: IO[str] | None) -> None:
+        import unicodedata  # noqa: F401 - for columns(), when descriptors may have run out
+
         self._has_colour = can_colour(stream)
         self._encoding = getattr(stream, "encoding", None) or "utf-8"
         self._terminal = stream if stream is not None and stream.isatty() else None
@@ -3573,7 +3576,7 @@ class Output:
     def on_call(self, call: Call) -> None:
         self.tally.add(call)
         server = self.server
-        if server is None:  # which cannot be
+        if server is None:  # no call comes before the start
             return
         as_json = self.reporter.as_json
         line = call.to_json(sender=ask(server.sender, call)) if self.journal or as_json else ""

@@ -4183,9 +4183,12 @@ class TestCommandLine:
         "nothing to read": (
             ["--read", "/no/such/file"], "cannot read /no/such/file: No such file or directory"),
     }))
-    def test_misuse_is_one_line_and_exit_2(self, args, complaint):
-        code, out, err = run_main(*args)
-        assert (code, out, err.count("\n")) == (2, "", 1)
+    def test_misuse_is_one_line_and_exit_2(self, args, complaint, capsys, monkeypatch):
+        monkeypatch.chdir(HERE)
+        with pytest.raises(SystemExit) as caught:
+            mock_odoo.main(args)
+        out, err = capsys.readouterr()
+        assert (caught.value.code, out, err.count("\n")) == (2, "", 1)
         assert err.startswith("mock_odoo: ")
         assert complaint in err
 
@@ -4758,14 +4761,13 @@ class TestJournal:
         ]
 
     @needs_pipe
-    @pytest.mark.parametrize("how", ENDS)
-    def test_a_slow_reader_of_a_pipe_holds_up_neither_replies_nor_the_end(self, launch, path, how):
+    def test_a_slow_reader_of_a_pipe_holds_up_neither_replies_nor_the_end(self, launch, path):
         os.mkfifo(path)
         reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             process = launch("--journal", str(path))
             statuses = [post(process, {"padding": "x" * 100000}).status for _ in range(3)]
-            code, _, err = process.end(how)
+            code, _, err = process.end()
         finally:
             os.close(reader)
         complaint = "its reader is slow, and lines are lost; the server goes on"
@@ -4834,14 +4836,14 @@ class TestReadJournal:
         return tmp_path / "journal.jsonl"
 
     @pytest.fixture
-    def read(self, path):
+    def read(self, path, capsys):
         """Write a journal of some records, and have it read: what is printed."""
 
         def read(*records, flags=()):
-            lines = (each if isinstance(each, str) else json.dumps(each) for each in records)
-            path.write_text("".join(line + "\n" for line in lines))
-            code, out, err = run_main("--read", str(path), *flags)
-            assert (code, err) == (0, "")
+            path.write_text("".join(json.dumps(each) + "\n" for each in records))
+            assert mock_odoo.main(["--read", str(path), *flags]) == 0
+            out, err = capsys.readouterr()
+            assert err == ""
             return out.splitlines()
 
         return read
@@ -4957,6 +4959,14 @@ class TestReadJournal:
             "outage for at least 2.0 s, from 2026-11-25 00:00:40",
         ]
 
+    def test_only_so_many_outages_are_listed(self, read):
+        outages = (
+            event_at(10 * n + after, name, seconds=5.0)
+            for n in range(102) for after, name in ((0, "down"), (5, "up"))
+        )
+        lines = read(*outages, flags=["--quiet"])
+        assert lines[99:] == ["outage for 5.0 s, from 2026-11-25 00:16:30", "and 2 more outages"]
+
     @pytest.mark.parametrize("line", named({
         "torn": '{"number": 2, "rece',
         "not JSON": "GET / HTTP/1.1",
@@ -4972,11 +4982,12 @@ class TestReadJournal:
         "deep": "[" * 100000,
         "a delay past all numbers": json.dumps(dict(call_at(0), delay=10**400)),
     }))
-    def test_a_torn_or_foreign_line_is_named_and_the_rest_is_read(self, path, line):
+    def test_a_torn_or_foreign_line_is_named_and_the_rest_is_read(self, path, line, capsys):
         text = "\n".join([json.dumps(call_at(0)), "", line, json.dumps(call_at(1))])
         path.write_bytes(text.encode("utf-8", "surrogateescape"))
-        code, out, err = run_main("--read", str(path), "--quiet")
-        assert (code, out.partition(",")[0]) == (0, "KKT-001  2 calls")
+        assert mock_odoo.main(["--read", str(path), "--quiet"]) == 0
+        out, err = capsys.readouterr()
+        assert out.startswith("KKT-001  2 calls, ")
         assert err == "mock_odoo: line 3 is torn, or no call and no event\n"
 
     def test_it_reads_standard_input(self):
