@@ -3042,85 +3042,52 @@ def ends_well(path: str) -> bool:
         return file.read() in (b"", b"\n")
 
 
-# -- Reading a journal: a file of any size in little memory, so nothing here keeps the calls.
+# -- Reading a journal: a file of any size in little memory, so nothing here keeps the calls
 
 MAX_LINE = 1 << 24  # bytes of a line; a call's has less
 MAX_SENDERS = 1000  # that are told apart
-MAX_NUMBERS = 1000  # the latest calls, whose clients may still leave
-MAX_OUTAGES = 100  # that are listed
+LATEST = 1000  # calls, whose clients may still leave
+MAX_OUTAGES = 100  # that are listed, the newest
 SAMPLE = 1000  # intervals that are kept of each sender
 
-NUMBER = (int, float)
-#: What a line must have, by its event; "" is a call.
-FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
-    "": {
-        "number": (int,),
-        "reply": (str,),
-        "accepted": (bool,),
-        "delay": NUMBER,
-        "problem": (str, type(None)),
-        "repeats": (int, type(None)),
-        "client": (list,),
-        "headers": (dict,),
-    },
-    "start": {"url": (str,)},
-    "script": {"script": (str,), "loop": (bool,)},
-    "down": {"seconds": (*NUMBER, type(None))},
-    "unmatched": {"unmatched": (str,)},
-    "left": {"number": (int,), "after": NUMBER},
-    "request": {"request": (str,)},
-}
 #: What a call's line may do without.
 DEFAULTS: dict[str, Any] = {
-    "delay": 0.0, "problem": None, "repeats": None, "client": ["?", 0], "headers": {}
+    "delay": 0, "problem": None, "repeats": None, "client": ("?", 0), "query": "", "took": None,
+    "left": None, "headers": {}, "payload": None,
 }
-
-
-def read_record(line: bytes) -> dict[str, Any]:
-    """Read a line of a journal; ValueError where it is none.
-
-    A call's line is given an `event`, which is "", and `at`.
-    """
-    record = json.loads(line)
-    if not isinstance(record, dict):
-        raise ValueError("no object")  # noqa: TRY004 - what a file holds is no argument
-    if "event" not in record:
-        record = {**DEFAULTS, **record, "event": "", "at": record.get("received_at")}
-    wanted = {"event": (str,), "at": NUMBER, **FIELDS.get(str(record["event"]), {})}
-    for name, types in wanted.items():
-        if name not in record or type(record[name]) not in types:
-            raise ValueError(f"no {name}")
-    if not 0 <= record["at"] < 1 << 40:
-        raise ValueError("no time")
-    if not re.match("[0-9-]{10}T[0-9:]{8}", str(record.get("time"))):
-        record["time"] = iso_time(record["at"])
-    return record
 
 
 class WrittenCall(Call):
     """A call as a journal has it, so that a server can describe it."""
 
     payload: Any = None
+    headers: Any = None
 
     def __init__(self, record: dict[str, Any]) -> None:
-        for name in ("number", "received_at", "reply", "problem", "accepted", "repeats"):
+        record = {**DEFAULTS, **record}
+        for name in ("number", "received_at", "reply", "accepted", *DEFAULTS):
             setattr(self, name, record[name])
-        self.delay = float(record["delay"])
-        client = (record["client"] + ["?", 0])[:2]
-        self.client = str(client[0]), client[1]
-        self.query = str(record.get("query", ""))
-        self.took = self.left = None
-        self.payload = record.get("payload")
+        self.number, self.reply, self.delay = int(self.number), str(self.reply), float(self.delay)
+        self.problem = str(self.problem or "")
+        host, port = self.client
+        self.client = str(host), port
         body = record.get("body", json.dumps(self.payload))  # what is no JSON stands there as text
-        self.body = str(body).encode("utf-8", "replace")
-        self._headers = record["headers"]
+        self.body = body.encode("utf-8", "replace")
+        written, self.headers = self.headers, http.client.HTTPMessage()
+        for name in written:
+            self.headers[name] = str(written[name])
 
-    @property
-    def headers(self) -> http.client.HTTPMessage:
-        message = http.client.HTTPMessage()
-        for name, value in self._headers.items():
-            message[name] = str(value)
-        return message
+
+def read_record(line: bytes) -> dict[str, Any]:
+    """Read a line of a journal; a call is given an `event`, which is "", and `at`."""
+    record = dict(json.loads(line))
+    if "event" not in record:
+        record.update(event="", at=record["received_at"])
+    if not 0 <= record["at"] < 1 << 40:
+        raise ValueError("no time")
+    if not re.match("[0-9-]{10}T[0-9:]{8}", record.get("time", "")):
+        record["time"] = iso_time(record["at"])
+    return record
 
 
 class Sender:
@@ -3136,45 +3103,37 @@ class Sender:
         self._seen = 0  # intervals
         self._random = random.Random(0)  # the same journal gives the same figures
 
-    def add(self, call: WrittenCall, time: str) -> None:
+    def add(self, call: Call, time: str) -> None:
         self.tally.add(call)
-        interval = self.silent_until(call.received_at)
-        if interval >= 0:
+        interval = self.end_silence(call.received_at)
+        if interval is not None:
             self._sample(interval)
         self._last = call.received_at, time
 
-    def silent_until(self, at: float) -> float:
-        """Note how long it has been silent then.
-
-        Negative for a sender that is new in this run, or where somebody has set the clock back.
-        """
-        silence = -1.0 if self._last is None else at - self._last[0]
-        if self._last is not None and silence > self._silence:
-            self._silence, self._since = silence, self._last[1]
+    def end_silence(self, at: float) -> float | None:
+        """It calls again, or the fake ends: what follows that is no silence of the sender."""
+        last, self._last = self._last, None
+        if last is None or at < last[0]:  # somebody has set the clock back
+            return None
+        silence = at - last[0]
+        if silence > self._silence:
+            self._silence, self._since = silence, date_and_clock(last[1])
         return silence
-
-    def end_run(self, at: float) -> None:
-        """The fake ended then: what follows is no silence of the sender."""
-        self.silent_until(at)
-        self._last = None
 
     def _sample(self, interval: float) -> None:
         self._seen += 1
+        place = self._random.randrange(self._seen)  # each has the same chance to stay
         if len(self._intervals) < SAMPLE:
             self._intervals.append(interval)
-            return
-        place = self._random.randrange(self._seen)  # each has the same chance to stay
-        if place < SAMPLE:
+        elif place < SAMPLE:
             self._intervals[place] = interval
 
     def describe(self) -> str:
-        tally = self.tally
-        counts = [f"{n} {what}" for what, n in tally.outcomes.items()]
-        counts = [some(tally.calls, "call"), *counts, f"{some(tally.left, 'client')} left"]
-        story = [", ".join(counts)]
+        counts = [some(self.tally.calls, "call")]
+        counts += [f"{n} {what}" for what, n in self.tally.outcomes.items()]
+        story = [", ".join([*counts, f"{some(self.tally.left, 'client')} left"])]
         if self._since:
-            since = date_and_clock(self._since)
-            story.append(f"longest silence {seconds(self._silence)}, from {since}")
+            story.append(f"longest silence {seconds(self._silence)}, from {self._since}")
         if self._intervals:
             ordered, n = sorted(self._intervals), len(self._intervals)
             median = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
@@ -3194,21 +3153,20 @@ class Account:
     """What a journal comes to: its senders, and its outages.
 
     Its memory has a limit: it counts, and keeps no calls. Senders past the first 1,000 are counted
-    together, outages past the first 100 are not listed, and the usual interval of a sender comes
-    from a random sample of 1,000.
+    together, only the newest 100 outages are listed, and the usual interval of a sender comes from
+    a random sample of 1,000.
     """
 
     def __init__(self) -> None:
         self._senders: dict[str, Sender] = {}
-        self._by_number: dict[int, Sender] = {}  # who sent the latest calls
-        self._outages: list[str] = []
-        self._unlisted = 0
+        self._latest: dict[int, tuple[int, Sender]] = {}  # the latest calls: who sent each
+        self._outages: collections.deque[str] = collections.deque(maxlen=MAX_OUTAGES)
         self._down: tuple[float, str] | None = None  # since when
         self._script = Script()
-        self._last: Event = {"event": "", "at": 0.0}
-        self._heard = 0.0  # when the last line was written, but for a script: it may begin a run
+        self._at = 0.0  # of the last line
+        self._heard = 0.0  # of the last line that is no script, which may begin a run
 
-    def add_call(self, name: str, call: WrittenCall, time: str) -> str:
+    def add_call(self, name: str, call: Call, time: str) -> str:
         """Count a call, and return what it left of the script."""
         if name not in self._senders and len(self._senders) >= MAX_SENDERS:
             name = "all others"
@@ -3216,60 +3174,55 @@ class Account:
             self._senders[name] = Sender()
         sender = self._senders[name]
         sender.add(call, time)
-        self._by_number.pop(call.number, None)  # so that it is the newest
-        self._by_number[call.number] = sender
-        if len(self._by_number) > MAX_NUMBERS:
-            del self._by_number[next(iter(self._by_number))]
-        self._last, self._heard = {"event": "", "at": call.received_at}, call.received_at
+        self._latest[call.number % LATEST] = call.number, sender
+        self._at = self._heard = call.received_at
         self._script.next_reply()
         return str(self._script)
 
     def add_event(self, event: Event) -> None:
         word, at = event["event"], event["at"]
         if word == "start":  # the run before may have been killed
+            is_scripted = self._at > self._heard
             self._end_run(self._heard, "at least ")
-        if word in ("reset", "stop") or (word == "start" and self._last["event"] != "script"):
-            self._script = Script()
+            self._script = self._script if is_scripted else Script()
         elif word == "script":
             self._script = read_or_empty(event)
-        if word == "down" and self._down is None:
-            self._down = at, event["time"]
+        elif word == "reset":
+            self._script = Script()
+        elif word == "down":
+            self._down = self._down or (at, event["time"])
         elif word == "up":
             self._end_outage(at)
         elif word == "stop":
             self._end_run(at)
-        elif word == "left" and event["number"] in self._by_number:
-            self._by_number[event["number"]].tally.left += 1
-        self._last = event
-        self._heard = self._heard if word == "script" else at
+        elif word == "left":
+            number, sender = self._latest.get(event["number"] % LATEST, (0, Sender()))
+            sender.tally.left += number == event["number"]
+        self._at, self._heard = at, self._heard if word == "script" else at
 
     def _end_run(self, at: float, at_least: str = "") -> None:
         for sender in self._senders.values():
-            sender.end_run(at)
-        self._by_number.clear()
+            sender.end_silence(at)
         self._end_outage(at, at_least)
+        self._latest.clear()
 
     def _end_outage(self, at: float, at_least: str = "") -> None:
-        if self._down is None:
-            return
-        (since, time), self._down = self._down, None
-        if len(self._outages) < MAX_OUTAGES:
+        if self._down is not None:
+            since, time = self._down
             lasted = at_least + seconds(max(0.0, at - since))
             self._outages.append(f"outage for {lasted}, from {date_and_clock(time)}")
-        else:
-            self._unlisted += 1
+        self._down = None
 
     def close(self) -> list[str]:
         """The lines at the end: a sender each, then the outages."""
-        self._end_run(self._last["at"], "at least ")
+        self._end_run(self._at, "at least ")
         names = [shorten(name, 40) for name in self._senders]
         wide = max(map(columns, names), default=0)
         lines = [
             f"{name}{' ' * (wide - columns(name))}  {sender.describe()}"
             for name, sender in zip(names, self._senders.values())
         ]
-        more = [f"and {some(self._unlisted, 'more outage')}"] if self._unlisted else []
-        return [*lines, *self._outages, *more]
+        return [*lines, *self._outages]
 
 
 def read_or_empty(event: Event) -> Script:
@@ -3308,23 +3261,28 @@ def tell_journal(
     for number, line in enumerate(journal_lines(file), 1):
         try:
             record = read_record(line)
-            call = None if record["event"] else WrittenCall(record)
-        except (ValueError, OverflowError, OSError, RecursionError):
+            shown = tell_record(record, account, server, screen)
+        except Exception:  # noqa: BLE001 - whatever it holds
             if line.strip():
                 print_error(f"{program}: line {number} is torn, or no call and no event")
             continue
-        time = record["time"]
-        if time[:10] != day:
-            day = time[:10]
+        if record["time"][:10] != day:
+            day = record["time"][:10]
             yield day
-        if call is None:
-            account.add_event(record)
-            yield screen.show_event(record)
-        else:
-            sender = record.get("sender")
-            name = sender if isinstance(sender, str) else ask(server.sender, call)
-            script = account.add_call(name, call, time)
-            yield screen.show_call(call, time, ask(server.describe_call, call), script)
+        yield shown
+
+
+def tell_record(
+    record: dict[str, Any], account: Account, server: MockOdooServer, screen: Screen
+) -> str:
+    if record["event"]:
+        shown = screen.show_event(record)
+        account.add_event(record)
+        return shown
+    call, sender = WrittenCall(record), record.get("sender")
+    name = sender if isinstance(sender, str) else ask(server.sender, call)
+    script = account.add_call(name, call, record["time"])
+    return screen.show_call(call, record["time"], ask(server.describe_call, call), script)
 
 
 def read_journal(path: str, server: MockOdooServer, program: str, is_quiet: bool) -> None:

@@ -4959,13 +4959,14 @@ class TestReadJournal:
             "outage for at least 2.0 s, from 2026-11-25 00:00:40",
         ]
 
-    def test_only_so_many_outages_are_listed(self, read):
+    def test_the_newest_100_outages_are_listed(self, read):
         outages = (
             event_at(10 * n + after, name, seconds=5.0)
             for n in range(102) for after, name in ((0, "down"), (5, "up"))
         )
         lines = read(*outages, flags=["--quiet"])
-        assert lines[99:] == ["outage for 5.0 s, from 2026-11-25 00:16:30", "and 2 more outages"]
+        assert len(lines) == 100
+        assert lines[-1] == "outage for 5.0 s, from 2026-11-25 00:16:50"
 
     @pytest.mark.parametrize("line", named({
         "torn": '{"number": 2, "rece',
@@ -4976,7 +4977,7 @@ class TestReadJournal:
         "a call without a time": '{"number": 1, "reply": "ok", "accepted": true}',
         "a call of no time": json.dumps(dict(call_at(0), received_at=float("nan"))),
         "a call long after all": json.dumps(dict(call_at(0), received_at=1e300)),
-        "a call with text for a number": json.dumps(call_at(0, number="1")),
+        "a call with a list for a number": json.dumps(call_at(0, number=[1])),
         "an outage without its seconds": '{"event": "down", "at": 0}',
         "an event that is a list": '{"event": [], "at": 0}',
         "deep": "[" * 100000,
