@@ -2695,7 +2695,7 @@ class Screen:
         width = self.width()
         for name, least in GIVES_WAY:
             if name in parts and columns(join(parts)) > width:
-                parts[name] = parts[name].rstrip()
+                parts[name] = re.sub("  +", "  ", parts[name]).rstrip()  # columns go before words
                 room = columns(parts[name]) - max(0, columns(join(parts)) - int(width))
                 parts[name] = shorten(parts[name], max(least, room))
         if colour is not None and self._has_colour:
