@@ -549,9 +549,11 @@ class Teller:
         """
         if not self._queue or self._is_telling:
             return True
+        if sys.is_finalizing():  # a new thread would never run, or crash the interpreter
+            return False
         try:
             Task("mock_odoo teller", self._tell).start()
-        except RuntimeError:  # out of threads, or the interpreter ends
+        except RuntimeError:  # out of threads
             if current_task() is None:
                 return False
             self._tell()
@@ -1126,10 +1128,10 @@ class MockOdooServer:
         deadline = Clock.now() + PATIENCE
         teller = self._scenario.teller
         if told is not None and teller.tell() and not told.acquire(timeout=PATIENCE):
-            raise self._hangs(teller.task)
-        for task in [task for listener in self._listeners for task in listener.tasks()]:
-            if not task.join(max(0.0, deadline - Clock.now())):
-                raise self._hangs(task)
+            raise self._complaint()
+        tasks = [task for listener in self._listeners for task in listener.tasks()]
+        if not all([task.join(max(0.0, deadline - Clock.now())) for task in tasks]):
+            raise self._complaint()
         if told is not None and teller.task is not None:
             teller.task.join(max(0.0, deadline - Clock.now()))
 
@@ -1141,11 +1143,14 @@ class MockOdooServer:
             self._scenario.note("stop")
         return self._scenario.teller.mark()
 
-    def _hangs(self, task: Task | None) -> RuntimeError:
-        doing = (task.doing if task else None) or "a thread"
+    def _complaint(self) -> RuntimeError:
+        """What keeps stop() from its end: a function of the user's that one of our threads is in."""
+        tasks = [task for listener in self._listeners for task in listener.tasks()]
+        tasks += filter(None, [self._scenario.teller.task])
+        doing = [task.doing for task in tasks if task.doing is not None]
         return RuntimeError(
-            f"{doing} has not ended in {PATIENCE:.0f} s: a function of yours hangs, or waits for "
-            "this thread"
+            f"{doing[0] if doing else 'a thread'} has not ended in {PATIENCE:.0f} s: a function of "
+            "yours hangs, or waits for this thread"
         )
 
     def __enter__(self) -> Self:
