@@ -582,9 +582,11 @@ class Teller:
         """
         if not self._queue or self._is_telling:
             return True
+        if sys.is_finalizing():  # a new thread would never run, or crash the interpreter
+            return False
         try:
             Task("mock_odoo teller", self._tell).start()
-        except RuntimeError:  # out of threads, or the interpreter ends
+        except RuntimeError:  # out of threads
             if current_task() is None:
                 return False
             self._tell()
@@ -803,6 +805,7 @@ def give_back(lock: Any) -> None:
 # the rest, and holds the current listener.
 # ------------------------------------------------------------------------------------------
 
+RELEASE = 1.0  # seconds for an acceptor to let go of its port, which takes microseconds
 REMEDIES = {
     errno.EADDRINUSE: "; stop what listens there, or take port=0, a free one",
     errno.EACCES: "; take a port above 1023 that nobody has, or port=0, a free one",
@@ -1158,10 +1161,10 @@ class MockOdooServer:
         deadline = Clock.now() + PATIENCE
         teller = self._scenario.teller
         if told is not None and teller.tell() and not told.acquire(timeout=PATIENCE):
-            raise self._hangs(teller.task)
-        for task in [task for listener in self._listeners for task in listener.tasks()]:
-            if not task.join(max(0.0, deadline - Clock.now())):
-                raise self._hangs(task)
+            raise self._complaint()
+        tasks = [task for listener in self._listeners for task in listener.tasks()]
+        if not all([task.join(max(0.0, deadline - Clock.now())) for task in tasks]):
+            raise self._complaint()
         if told is not None and teller.task is not None:
             teller.task.join(max(0.0, deadline - Clock.now()))
 
@@ -1173,11 +1176,14 @@ class MockOdooServer:
             self._scenario.note("stop")
         return self._scenario.teller.mark()
 
-    def _hangs(self, task: Task | None) -> RuntimeError:
-        doing = (task.doing if task else None) or "a thread"
+    def _complaint(self) -> RuntimeError:
+        """What keeps stop() from its end: a function of the user's that one of our threads is in."""
+        tasks = [task for listener in self._listeners for task in listener.tasks()]
+        tasks += filter(None, [self._scenario.teller.task])
+        doing = [task.doing for task in tasks if task.doing is not None]
         return RuntimeError(
-            f"{doing} has not ended in {PATIENCE:.0f} s: a function of yours hangs, or waits for "
-            "this thread"
+            f"{doing[0] if doing else 'a thread'} has not ended in {PATIENCE:.0f} s: a function of "
+            "yours hangs, or waits for this thread"
         )
 
     def __enter__(self) -> Self:
@@ -1237,14 +1243,22 @@ class MockOdooServer:
         """Bind a listener in place of the present one, whose connections are cut."""
         self._close_all()
         listener = Listener(self.host, self.port, self)
-        self._listeners = [*filter(Listener.is_alive, self._listeners), listener]
+        earlier = [each for each in self._listeners if each.is_alive()]
+        self._listeners = [*earlier, listener]
         self._listener = listener  # before it has a socket, so that a stop() finds that
-        try:
-            listener.server_bind()
-        except OSError as error:
-            self._listener = None
-            listener.close()
-            raise self._explain(error) from None
+        deadline = Clock.now() + RELEASE
+        while True:
+            try:
+                listener.server_bind()
+                break
+            except OSError as error:
+                is_ours = any(each.is_accepting() for each in earlier) and Clock.now() < deadline
+                if is_ours and error.errno == errno.EADDRINUSE:
+                    Clock.sleep(0.001)
+                else:
+                    self._listener = None
+                    listener.close()
+                    raise self._explain(error) from None
         self.port = listener.server_port
         return listener
 
@@ -1982,6 +1996,8 @@ class Handler(BaseHTTPRequestHandler):
                     break
         finally:
             self.server.note_delayed(self.connection, False)
+        if self.connection.fileno() < 0:  # on Windows, TLS may write to a closed socket for ever
+            raise ConnectionAbortedError("we left")
         self.close_connection = True  # who let it go has closed our reading half
         return False
 
@@ -2096,6 +2112,8 @@ class Listener(ThreadingHTTPServer):
 
     def server_bind(self) -> None:
         """Bind; unlike HTTPServer's, without asking DNS for our name, which can take 10 s."""
+        if self.socket is not None:
+            self.socket.close()  # it could not be bound
         self.socket = Socket(self.address_family, socket.SOCK_STREAM)
         if EXCLUSIVE is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, EXCLUSIVE, 1)
@@ -2185,6 +2203,10 @@ class Listener(ThreadingHTTPServer):
         """Its threads; some may have ended, or not begun."""
         timer = [self._timer] if self._timer is not None else []
         return [*timer, self._acceptor, *[worker.task for worker in self._workers]]
+
+    def is_accepting(self) -> bool:
+        """Does its acceptor still look at the port? On Windows, nobody else can bind it then."""
+        return self._acceptor.is_alive()
 
     def is_alive(self) -> bool:
         return any(task.is_alive() for task in self.tasks())

@@ -1604,7 +1604,7 @@ class TestEvents:
 
     @pytest.mark.parametrize(("seconds", "end"), named({
         "up()": (None, MockOdooServer.up),
-        "the time": (0.01, lambda server: until(lambda: not refused(server))),
+        "the time": (0.01, lambda server: until(lambda: len(server.get_events()) > 2)),
         "no time at all": (0, lambda server: None),
     }))
     def test_the_end_of_an_outage_is_told_whatever_ends_it(self, fresh, seconds, end):
