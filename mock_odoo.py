@@ -1163,7 +1163,7 @@ class MockOdooServer:
         if told is not None and teller.tell() and not told.acquire(timeout=PATIENCE):
             raise self._complaint()
         tasks = [task for listener in self._listeners for task in listener.tasks()]
-        if not all([task.join(max(0.0, deadline - Clock.now())) for task in tasks]):
+        if not all(task.join(max(0.0, deadline - Clock.now())) for task in tasks):
             raise self._complaint()
         if told is not None and teller.task is not None:
             teller.task.join(max(0.0, deadline - Clock.now()))
