@@ -14,6 +14,7 @@ import errno
 import gc
 import http.client
 import importlib.util
+import inspect
 import io
 import json
 import logging
@@ -346,6 +347,15 @@ def fresh():
             return stack.enter_context(cls(**{"port": 0, **kwargs}))
 
         yield fresh
+
+
+@pytest.fixture
+def often_switching():
+    """Threads take turns as often as they can, which finds what is not safe between them."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 @pytest.fixture
@@ -1436,12 +1446,219 @@ class TestCalls:
             assert later[0] - earlier[1] <= interval <= later[1] - earlier[0]
         assert intervals[1] >= 0.03  # the delay; the clock of Windows ticks every 16 ms
 
+    def test_forget_begins_a_new_record_and_leaves_the_script(self, odoo):
+        odoo.play("503*3")
+        post(odoo)
+        send(odoo, "GET", "/nowhere")
+        odoo.forget()
+        counts = (odoo.get_call_count(), odoo.get_heartbeat_count())
+        assert (counts, odoo.get_calls(), odoo.get_unmatched()) == ((0, 0), [], [])
+        assert post(odoo).status == 503
+        assert (odoo.get_calls()[0].number, odoo.script) == (1, "503")
+
+    def test_forget_leaves_delays_outages_and_events_alone(self, fresh):
+        server = fresh()
+        server.play("ok@60s")
+        with connect(server, request_bytes()) as connection:
+            server.wait_for_calls(1)
+            server.forget()
+            assert_silent(connection)
+        server.down()
+        server.forget()
+        assert refused(server)
+        assert [event["event"] for event in server.get_events()] == ["start", "script", "down"]
+
+    def test_a_call_tells_its_query(self, odoo):
+        send(odoo, "POST", PATH + "?shop=7&till=2", BODY, JSON)
+        post(odoo)
+        assert [call.query for call in odoo.get_calls()] == ["shop=7&till=2", ""]
+
     def test_intervals_ignore_the_wall_clock(self, odoo, monkeypatch):
         post(odoo)
         real = time.time
         monkeypatch.setattr(time, "time", lambda: real() - 3600)
         post(odoo)
         assert 0 <= odoo.get_intervals()[0] < 60
+
+
+#: What a test that stops the clock replaces, as freezegun does: the functions of `time`.
+CLOCKS = [
+    name for name in (
+        "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns",
+        "localtime", "gmtime", "strftime", "sleep",
+    ) if hasattr(time, name)
+]
+
+
+@contextlib.contextmanager
+def frozen():
+    """A block in which time stands still, also in a module's own copies of the functions."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in CLOCKS:
+            real = getattr(time, name)
+            moment = None if name == "sleep" else "never" if name == "strftime" else real()
+            for module in (time, mock_odoo):
+                for key in [key for key, value in vars(module).items() if value is real]:
+                    patch.setattr(module, key, lambda *args, moment=moment: moment)
+        yield
+
+
+class TestClock:
+    """The fake's clock is its own: what a test does to `time` changes nothing."""
+
+    @pytest.mark.parametrize("name", CLOCKS)
+    def test_no_reading_of_a_patched_clock_is_used_up(self, fresh, name):
+        server = fresh()
+        server.play("ok@1ms")
+        with contextlib.closing(bare_client(server)) as client:
+            with mock.patch.object(time, name, side_effect=[1.0, 2.0]) as patched:
+                answer = beat(client)
+                outcomes = [in_time(function) for function in (
+                    lambda: server.wait_for_calls(2, timeout=0.01), lambda: server.down(0.001),
+                    server.get_intervals, server.reset, server.stop, server.start,
+                )]
+        assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert [type(outcome) for outcome in outcomes] == [
+            TimeoutError, type(None), list, *[type(None)] * 3]
+        assert not patched.called
+
+    def test_a_wait_ends_while_time_stands_still(self, odoo):
+        with frozen():
+            error = in_time(lambda: odoo.wait_for_calls(1, timeout=0.05))
+        assert str(error) == "0 of 1 calls in 0.05 s; no calls"
+
+    def test_a_wait_over_http_ends_while_time_stands_still(self, steered):
+        request = request_bytes(
+            b"", "Host: localhost", method="GET", path="/_mock/wait?timeout=0.05")
+        with contextlib.closing(bare_client(steered)) as client, frozen():
+            assert beat(client, request.replace(b"Host: odoo\r\n", b"")).split()[1] == b"408"
+
+    @pytest.mark.parametrize("script", ["ok@20ms", "drip", "ok"])
+    def test_an_answer_ends_while_time_stands_still(self, odoo, monkeypatch, script):
+        monkeypatch.setattr(mock_odoo, DRIP_INTERVAL, 0.0001)
+        odoo.play(script)
+        with contextlib.closing(bare_client(odoo)) as client, frozen():
+            data = beat(client)
+            while not data.endswith(b"}"):
+                data += client.recv(65536)
+        assert only(data).json() == SUCCESS
+
+    def test_an_outage_ends_while_time_stands_still(self, fresh):
+        ended = threading.Event()
+        server = fresh(on_event=lambda event: event["event"] == "up" and ended.set())
+        with frozen():
+            server.down(0.01)
+            assert ended.wait(PATIENCE)
+        assert post(server).status == 200
+
+    def test_times_and_intervals_go_on_while_time_stands_still(self, odoo):
+        odoo.play("ok@50ms")
+        before = time.time()
+        with contextlib.closing(bare_client(odoo)) as client, frozen():
+            for _ in range(2):
+                beat(client)
+        first, second = odoo.get_calls()
+        assert before <= first.received_at < second.received_at <= time.time()
+        assert odoo.get_intervals()[0] >= 0.03  # the clock of Windows ticks every 16 ms
+        assert first.took >= 0.03
+
+
+class TestEndOfACall:
+    """When its answer has ended, a call knows how long that took, and whether its client stayed."""
+
+    @staticmethod
+    def ended(server):
+        """Wait until the answer to the first call has ended, and return that call."""
+        (call,) = server.wait_for_calls(1)
+        until(lambda: call.took is not None)
+        return call
+
+    def test_it_knows_neither_before(self, odoo):
+        odoo.play("ok@60s")
+        with connect(odoo, request_bytes()):
+            (call,) = odoo.wait_for_calls(1)
+            assert (call.took, call.left) == (None, None)
+
+    @pytest.mark.parametrize(("script", "least"), [("ok", 0), ("ok@50ms", 0.03), ("503@50ms", 0.03)])
+    def test_took_counts_the_delay(self, odoo, script, least):
+        odoo.play(script)
+        began = time.perf_counter()
+        post(odoo)
+        call = self.ended(odoo)
+        assert least <= call.took <= time.perf_counter() - began
+
+    def test_took_counts_what_the_service_needs(self, fresh):
+        def make_success(self, payload):
+            until(lambda: time.perf_counter() - began[0] > 0.05)
+            return {}
+
+        server, began = fresh(variant(make_success=make_success)), [time.perf_counter()]
+        post(server)
+        assert self.ended(server).took > 0.01
+
+    def test_took_is_how_long_a_client_waits(self, odoo):
+        odoo.play("stall")
+        began = time.perf_counter()
+        with pytest.raises(socket.timeout):
+            post(odoo, timeout=0.1)
+        assert 0.08 <= self.ended(odoo).took <= time.perf_counter() - began
+
+    @pytest.mark.parametrize("script", ["ok@60s", "503@60s", "stall", "drip", "reset@60s"])
+    def test_a_client_that_hangs_up_has_left(self, fresh, script):
+        seen = []
+        server = fresh(on_event=seen.append)
+        server.play(script)
+        with connect(server, request_bytes()):
+            server.wait_for_calls(1)
+        call = self.ended(server)
+        assert call.left is True
+        server.stop()
+        (left,) = [event for event in seen if event["event"] == "left"]
+        assert (left["number"], left["after"]) == (1, round(call.took, 3))
+        assert "left" not in [event["event"] for event in server.get_events()]
+
+    def test_a_success_whose_client_has_left_is_accepted_all_the_same(self, odoo):
+        odoo.play("ok@60s")
+        with connect(odoo, request_bytes()):
+            odoo.wait_for_calls(1)
+        call = self.ended(odoo)
+        assert (call.accepted, call.left, odoo.get_heartbeat_count()) == (True, True, 1)
+
+    @pytest.mark.parametrize("script", [
+        "ok", "503", "ok@1ms", *mock_odoo.WORDS, *(set(mock_odoo.FAULTS) - {"stall"})
+    ])
+    def test_a_client_that_stays_to_the_end_has_not_left(self, fresh, monkeypatch, script):
+        monkeypatch.setattr(mock_odoo, DRIP_INTERVAL, 0)
+        seen = []
+        server = fresh(on_event=lambda event: seen.append(event["event"]))
+        server.play(script)
+        try_post(server)
+        assert self.ended(server).left is False
+        server.stop()
+        assert "left" not in seen
+
+    @pytest.mark.parametrize("script", ["ok@60s", "stall", "drip"])
+    @pytest.mark.parametrize("end", named({
+        "reset": MockOdooServer.reset,
+        "stop": MockOdooServer.stop,
+        "down": MockOdooServer.down,
+    }))
+    def test_a_client_that_we_cut_has_not_left(self, fresh, monkeypatch, script, end):
+        monkeypatch.setattr(mock_odoo, DRIP_INTERVAL, 60.0)
+        server = fresh()
+        server.play(script)
+        with connect(server, request_bytes()) as connection:
+            (call,) = server.wait_for_calls(1)
+            end(server)
+            drain(connection)
+            until(lambda: call.took is not None)
+        assert call.left is False
+
+    def test_the_journal_has_both(self, odoo):
+        post(odoo)
+        call = self.ended(odoo)
+        told = json.loads(call.to_json())
+        assert (told["took"], told["left"]) == (call.took, False)
 
 
 class TestWaiting:
@@ -1498,6 +1715,49 @@ class TestWaiting:
             post(odoo)
         with pytest.raises(TimeoutError, match=r"calls: \.\.\., (503, ){19}ok$"):
             odoo.wait_for_calls(27, timeout=0)
+
+    def test_a_wait_has_all_the_time_it_was_given(self, odoo):
+        began = time.perf_counter()
+        with pytest.raises(TimeoutError):
+            odoo.wait_for_calls(1, timeout=0.3)
+        assert time.perf_counter() - began >= 0.28  # where a clock is coarse
+
+    @pytest.mark.parametrize("name", ["wait_for_calls", "wait_for_heartbeats"])
+    def test_a_wait_has_five_seconds_unless_told(self, name):
+        signature = inspect.signature(getattr(MockOdooServer, name))
+        assert signature.parameters["timeout"].default == 5.0
+
+    def test_a_wait_over_http_is_for_one_call_and_five_seconds_unless_told(self, fresh):
+        def wait_for_calls(self, n, timeout):
+            asked.append((n, timeout))
+            return MockOdooServer.wait_for_calls(self, n, 0)
+
+        asked = []
+        server = fresh(variant(wait_for_calls=wait_for_calls), control=True)
+        assert send(server, "GET", "/_mock/wait").status == 408
+        post(server)
+        assert send(server, "GET", "/_mock/wait").status == 200
+        assert asked == [(1, 5)] * 2
+
+    def test_a_thousand_waits_leave_nothing_in_memory(self, odoo):
+        tracemalloc = pytest.importorskip("tracemalloc")
+
+        def wait(times):
+            for _ in range(times):
+                with contextlib.suppress(TimeoutError):
+                    odoo.wait_for_calls(1, timeout=0.00005)
+
+        wait(50)
+        tracemalloc.start()
+        try:
+            wait(50)
+            size = -tracemalloc.get_traced_memory()[0]
+            wait(1000)
+            gc.collect()
+            size += tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert size < 20000  # bytes; a lock has more than 20
 
     def test_a_wait_goes_on_over_a_restart(self, fresh):
         server = fresh()
@@ -1562,8 +1822,11 @@ class TestWaitingForTheOneThatFits:
             odoo.wait_for_heartbeats(1, where=lambda payload: payload["shelf"])
 
     def test_a_reset_starts_it_again(self, odoo):
-        waiting = in_background(odoo.wait_for_heartbeats, 2, PATIENCE, lambda payload: True)
+        seen = []
+        waiting = in_background(
+            odoo.wait_for_heartbeats, 2, PATIENCE, lambda payload: seen.append(payload) or True)
         post(odoo, {"n": 1})
+        until(lambda: seen)
         odoo.reset()
         post(odoo, {"n": 2})
         assert waiting.is_alive()
@@ -1592,6 +1855,45 @@ class TestWaitingForTheOneThatFits:
     def test_it_must_be_callable(self, odoo, name):
         with pytest.raises(TypeError, match="where must be callable, not 'KKT-001'"):
             getattr(odoo, name)(1, where="KKT-001")
+
+
+class TestWaitingAfterAnOutage:
+    """The system gives the ident of a thread that has ended to the next one. They are no worker."""
+
+    @pytest.fixture
+    def after_outage(self, fresh):
+        """A server whose eight workers have just ended."""
+        server = fresh(control=True)
+        server.play("stall*")
+        with contextlib.ExitStack() as stack:
+            for _ in range(8):
+                stack.enter_context(connect(server, request_bytes()))
+            server.wait_for_calls(8)
+            server.down(0)
+        server.reset()
+        return server
+
+    def test_no_wait_in_a_new_thread_gives_up(self, after_outage):
+        waiting = [in_background(after_outage.wait_for_calls, 1) for _ in range(20)]
+        post(after_outage)
+        assert [len(thread.result()) for thread in waiting] == [1] * 20
+
+    def test_no_wait_over_http_gives_up(self, after_outage):
+        path = "/_mock/wait?timeout=30"
+        waiting = [in_background(send, after_outage, "GET", path) for _ in range(8)]
+        until(lambda: all(thread.is_alive() for thread in waiting))
+        post(after_outage)
+        assert [thread.result().status for thread in waiting] == [200] * 8
+
+    def test_a_stop_in_a_new_thread_spares_no_client(self, after_outage):
+        after_outage.play("stall*")
+        with contextlib.ExitStack() as stack:
+            clients = [
+                stack.enter_context(connect(after_outage, request_bytes())) for _ in range(8)]
+            after_outage.wait_for_calls(8)
+            stops = [in_background(after_outage.stop) for _ in range(8)]
+            assert [stop.result() for stop in stops] == [None] * 8
+            assert [drain(client)[0] for client in clients] == [b""] * 8
 
 
 class TestWaitingInVain:
@@ -1627,14 +1929,20 @@ class TestWaitingInVain:
 class TestRepeats:
     """An HTTP client may send a request again by itself, where the answer was spoilt."""
 
+    SLOW = ("stall", "drip", "ok@60s", "503@60s")  # the client leaves, with a time-out
+
     @pytest.mark.parametrize("fault", [
-        *(fault for fault in mock_odoo.FAULTS if fault != "drip"), "503", "html", "ok@60s"
+        *mock_odoo.FAULTS, *(word for word in mock_odoo.WORDS if word != "ok"),
+        "503", "502", "302", "ok@60s", "503@60s",
+        pytest.param(Reply(503, headers={"Retry-After": "1"}), id="503 with a Retry-After"),
+        pytest.param(Reply(200, {}, accepts=False), id="200 that refuses"),
+        pytest.param(Reply(fault="reset", accepts=True), id="a lost answer"),
     ])
     def test_the_same_body_after_a_spoilt_answer_is_a_repeat(self, odoo, fault):
-        odoo.play(f"ok, {fault}")
+        odoo.play(["ok", fault])
         post(odoo, {"n": 1})
         with contextlib.suppress(OSError, http.client.HTTPException):
-            post(odoo, {"n": 2}, timeout=0.05 if fault in ("stall", "ok@60s") else PATIENCE)
+            post(odoo, {"n": 2}, timeout=0.05 if fault in self.SLOW else PATIENCE)
         odoo.wait_for_calls(2)
         post(odoo, {"n": 2})
         post(odoo, {"n": 2})
@@ -1647,6 +1955,25 @@ class TestRepeats:
         post(odoo)
         post(odoo)
         assert [call.repeats for call in odoo.get_calls()] == [None, None]
+
+    def test_the_same_body_after_a_client_that_did_not_wait_for_the_service_is_a_repeat(
+        self, fresh
+    ):
+        entered, leave = threading.Event(), threading.Event()
+        server = fresh(on_call=lambda call: (entered.set(), leave.wait(PATIENCE)))
+        with connect(server, request_bytes()):
+            entered.wait(PATIENCE)
+        again = in_background(post, server)
+        server.wait_for_calls(2)
+        leave.set()
+        again.result()
+        assert [call.repeats for call in server.get_calls()] == [None, 1]
+
+    def test_each_spoilt_answer_has_one_repeat(self, odoo):
+        odoo.play("503*2")
+        for _ in range(4):
+            post(odoo)
+        assert [call.repeats for call in odoo.get_calls()] == [None, 1, 2, None]
 
     def test_another_body_after_a_spoilt_answer_is_none(self, odoo):
         odoo.play("reset")
@@ -1738,6 +2065,25 @@ class TestEvents:
         server.stop()
         assert seen == ["start", "script", "503", "unmatched", "reset", "ok", "stop"]
 
+    def test_on_event_is_told_what_an_added_route_was_asked(self, fresh):
+        seen = []
+        server = fresh(on_event=seen.append)
+        server.routes["/sign"] = {"POST": lambda request: Reply(201, {})}
+        assert send(server, "POST", "/sign?till=2", b"{}").status == 201
+        assert send(server, "POST", "/sign", b"x" * 2000000).status == 413
+        server.stop()
+        told = [event["request"] for event in seen if event["event"] == "request"]
+        assert told == ["201 POST /sign", "413 POST /sign"]
+        assert [event["event"] for event in server.get_events()] == ["start", "stop"]
+
+    def test_on_event_is_not_told_of_own_routes(self, fresh):
+        seen = []
+        server = fresh(on_event=seen.append, control=True)
+        for path in ("/health", "/web/login", "/_mock/state", "/_mock/nonsense"):
+            send(server, "GET", path)
+        server.stop()
+        assert [event["event"] for event in seen] == ["start", "stop"]
+
     def test_on_event_is_told_what_was_unmatched(self, fresh):
         seen = []
         server = fresh(on_event=seen.append)
@@ -1778,6 +2124,106 @@ class TestEvents:
         until(lambda: not server.is_running)
         until(lambda: new_threads() == [])
 
+    @pytest.mark.parametrize("call", named({
+        "up": MockOdooServer.up,
+        "reset": MockOdooServer.reset,
+        "stop": MockOdooServer.stop,
+        "down": MockOdooServer.down,
+        "down for no time": lambda server: server.down(0),
+        "down for a while": lambda server: server.down(0.001),
+        "play": lambda server: server.play("503"),
+        "forget": MockOdooServer.forget,
+        "start": MockOdooServer.start,
+        "get_calls": MockOdooServer.get_calls,
+        "wait_for_calls": lambda server: server.wait_for_calls(0),
+    }))
+    @pytest.mark.parametrize("name", ["start", "down", "up", "script", "reset", "stop"])
+    def test_on_event_may_steer_at_every_event(self, name, call):
+        def on_event(event):
+            if event["event"] == name and not steered:
+                steered.append(True)
+                with contextlib.suppress(RuntimeError):  # it does not run now, or runs already
+                    call(server)
+
+        def use():
+            for method in (
+                MockOdooServer.start, MockOdooServer.down, MockOdooServer.up,
+                MockOdooServer.set_success, MockOdooServer.reset,
+            ):
+                with contextlib.suppress(RuntimeError):  # on_event has stopped it
+                    method(server)
+            server.stop()
+
+        steered = []
+        server = MockOdooServer(port=0, on_event=on_event)
+        assert in_time(use) is None
+        assert in_time(server.stop) is None  # on_event may have started it again
+        assert (steered, refused(server)) == ([True], True)
+
+    def test_on_event_may_steer_while_threads_steer(self, fresh):
+        def on_event(event):
+            if event["event"] == "up":
+                server.play("503")
+
+        def steer():
+            for _ in range(20):
+                server.down(0)
+                server.reset()
+
+        server = fresh(on_event=on_event)
+        threads = [in_background(steer) for _ in range(3)]
+        assert [thread.result() for thread in threads] == [None] * 3
+        server.stop()
+        assert refused(server)
+
+    def test_they_come_in_order_when_threads_steer_at_once(self, fresh, often_switching):
+        def steer(number):
+            for n in range(8):
+                server.set_failure_count(number * 100 + n)
+                server.down(0)
+
+        seen = []
+        server = fresh(on_event=seen.append)
+        for thread in [in_background(steer, number) for number in range(1, 5)]:
+            assert thread.result() is None
+        server.stop()
+        assert seen == server.get_events()
+        assert len(seen) == 1 + 4 * 8 * 3 + 1
+        scripts = [event["script"] for event in seen if event["event"] == "script"]
+        assert scripts[-1] == server.script
+
+    def test_a_log_that_fails_holds_up_nothing(self, fresh):
+        class Failing(logging.Handler):
+            def emit(self, record):
+                raise OSError(errno.ENOSPC, "on purpose")
+
+        handler, log = Failing(), logging.getLogger("mock_odoo")
+        log.addHandler(handler)
+        try:
+            server = fresh(on_event=lambda event: 1 / 0, on_call=lambda call: 1 / 0)
+            for method in (server.down, server.up, server.reset, server.set_success):
+                assert in_time(method) is None
+            assert post(server).status == 200
+            assert in_time(server.stop) is None
+        finally:
+            log.removeHandler(handler)
+
+    def test_logging_in_it_leaves_no_thread_in_the_list(self, fresh, caplog):
+        def log(news):
+            logging.getLogger("test").warning("news")
+
+        before = set(threading.enumerate())
+        server = fresh(on_event=log, on_call=log, on_unmatched=log)
+        server.routes["/log"] = {"GET": lambda request: log(request) or Reply()}
+        post(server)
+        send(server, "GET", "/nowhere")
+        assert send(server, "GET", "/log").status == 200
+        server.down(0.001)
+        until(lambda: server.get_events()[-1]["event"] == "up")
+        server.stop()
+        assert set(threading.enumerate()) <= before
+        assert len(caplog.records) > 5
+
     def test_what_it_raises_is_logged_and_fails_nothing(self, fresh, caplog):
         server = fresh(on_event=lambda event: pytest.fail("on purpose"))
         server.play("503")
@@ -1788,6 +2234,153 @@ class TestEvents:
     def test_it_must_be_callable(self):
         with pytest.raises(TypeError, match="on_event must be callable"):
             MockOdooServer(on_event="print")
+
+
+class TestLocksOfTheCaller:
+    """No method but stop() waits for a function of the user's, so a caller may hold its locks."""
+
+    @pytest.mark.parametrize("make", [threading.Lock, threading.RLock, threading.Condition])
+    @pytest.mark.parametrize("call", named({
+        "start": MockOdooServer.start,
+        "down": MockOdooServer.down,
+        "down for a while": lambda server: server.down(0.001),
+        "up": MockOdooServer.up,
+        "play": lambda server: server.play("503"),
+        "set_success": MockOdooServer.set_success,
+        "set_failure_count": lambda server: server.set_failure_count(3),
+        "set_permanent_failure": MockOdooServer.set_permanent_failure,
+        "reset": MockOdooServer.reset,
+        "forget": MockOdooServer.forget,
+        "get_calls": MockOdooServer.get_calls,
+        "wait_for_calls": lambda server: server.wait_for_calls(1),
+        "repr": repr,
+    }))
+    def test_a_method_returns_while_the_main_thread_holds_a_lock(self, fresh, call, make):
+        def on_news(news):
+            got.append(lock.acquire(timeout=5))
+            lock.release()
+
+        lock, got = make(), []
+        if make is threading.Condition:
+            lock.acquire = lock._lock.acquire  # where Condition's takes no time-out
+        server = fresh(on_event=on_news, on_call=on_news)
+        post(server)
+        if call is MockOdooServer.start:
+            server.stop()
+        with lock:
+            call(server)
+        server.stop()
+        assert set(got) == {True}
+
+    def test_an_event_can_be_waited_for_on_a_condition(self, fresh):
+        def on_event(event):
+            with condition:
+                events.append(event["event"])
+                condition.notify_all()
+
+        condition, events = threading.Condition(), []
+        server = fresh(on_event=on_event)
+        with condition:
+            server.down(0.01)
+            assert condition.wait_for(lambda: "up" in events, PATIENCE)
+            server.reset()
+            assert condition.wait_for(lambda: "reset" in events, PATIENCE)
+
+
+class TestReaders:
+    """Who reads needs no lock and no thread, and sees no half-made change."""
+
+    READERS = (
+        MockOdooServer.get_call_count, MockOdooServer.get_heartbeat_count, MockOdooServer.get_calls,
+        MockOdooServer.get_received_heartbeats, MockOdooServer.get_intervals,
+        MockOdooServer.get_unmatched, MockOdooServer.get_events, repr,
+        lambda server: (server.script, server.loop, server.is_running, server.url),
+        lambda server: server.wait_for_calls(0), lambda server: server.wait_for_heartbeats(0),
+    )
+
+    @pytest.fixture
+    def changing(self, fresh, monkeypatch):
+        """A server in the middle of a change, and the function that ends it."""
+        entered, leave = threading.Event(), threading.Event()
+        real = socket.SocketType.listen
+
+        def listen(self, *args):
+            entered.set()
+            leave.wait(PATIENCE)
+            return real(self, *args)
+
+        server = fresh()
+        server.down()
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeSocket, "listen", listen, raising=False)
+            opening = in_background(server.up)
+            entered.wait(PATIENCE)
+            yield server, leave.set
+            leave.set()
+            assert opening.result() is None
+
+    def test_they_wait_for_no_change(self, changing):
+        server, _ = changing
+        for read in self.READERS:
+            in_time(lambda read=read: read(server), 5)
+
+    @pytest.mark.parametrize("call", named({
+        "play": lambda server: server.play("503"),
+        "reset": MockOdooServer.reset,
+        "forget": MockOdooServer.forget,
+        "down": MockOdooServer.down,
+        "up": MockOdooServer.up,
+        "stop": MockOdooServer.stop,
+    }))
+    def test_a_change_waits_for_another(self, changing, call):
+        server, end = changing
+        thread = in_background(call, server)
+        thread.join(0.05)
+        assert thread.is_alive()
+        end()
+        assert thread.result() is None
+
+    def test_they_start_no_thread(self, fresh):
+        server = fresh()
+        post(server)
+        with out_of_threads():
+            for read in self.READERS:
+                read(server)
+
+    def test_they_never_fail_during_changes(self, fresh, often_switching):
+        def steer():
+            while not ended.is_set():
+                server.play("503, ok", loop=True)
+                server.forget()
+                server.reset()
+
+        def read():
+            while not ended.is_set():
+                for read in self.READERS:
+                    read(server)
+
+        server, ended = fresh(max_calls=3, on_event=lambda event: None), threading.Event()
+        threads = [in_background(each) for each in (steer, steer, read, read)]
+        threads.append(in_background(post_until, ended, server))
+        ended.wait(0.4)
+        ended.set()
+        assert [thread.result() for thread in threads] == [None] * 5
+
+    def test_the_calls_that_are_kept_have_no_gap(self, fresh, often_switching):
+        def read():
+            while not ended.is_set():
+                numbers = [call.number for call in server.get_calls()]
+                assert len(numbers) <= 5
+                assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+        server, ended = fresh(max_calls=5), threading.Event()
+        post(server)
+        readers = [in_background(read) for _ in range(2)]
+        with contextlib.closing(bare_client(server)) as client:
+            for _ in range(200):
+                beat(client)
+        ended.set()
+        assert [reader.result() for reader in readers] == [None] * 2
 
 
 class TestOnCall:
@@ -1806,6 +2399,37 @@ class TestOnCall:
         for thread in [in_background(post, server) for _ in range(30)]:
             assert thread.result().status == 200
         assert seen == list(range(1, 31))
+
+    def test_an_answer_waits_for_no_later_call(self, fresh):
+        def on_call(call):
+            if call.number == 1:
+                until(lambda: server.get_call_count() == 3)
+            else:
+                leave.wait(PATIENCE)
+
+        leave = threading.Event()
+        server = fresh(on_call=on_call)
+        first = in_background(post, server)
+        server.wait_for_calls(1)
+        others = [in_background(post, server) for _ in range(2)]
+        assert first.result().status == 200
+        assert all(other.is_alive() for other in others)
+        leave.set()
+        for other in others:
+            other.result()
+
+    @pytest.mark.parametrize("end", named({
+        "stop": MockOdooServer.stop,
+        "down": MockOdooServer.down,
+        "down for no time": lambda server: server.down(0),
+    }))
+    def test_only_the_client_of_the_call_that_ends_the_server_is_answered(self, fresh, end):
+        server = fresh(on_call=lambda call: call.number == 2 and end(server))
+        server.play("stall, ok@60s*")
+        with connect(server, request_bytes()) as bystander:
+            server.wait_for_calls(1)
+            assert post(server).status == 200
+            assert drain(bystander)[0] == b""
 
     def test_its_exception_is_logged_and_fails_no_reply(self, fresh, caplog):
         def on_call(call):
@@ -1925,6 +2549,13 @@ class TestUnmatched:
             f"400 {malformed}; it should be like 'GET /health HTTP/1.1'",
         ]
         assert odoo.get_call_count() == 0
+
+    @pytest.mark.parametrize("line", [b"PING\r\n", b"HELO there\r\n", b"\x00\x01\n"])
+    def test_a_line_of_another_protocol_is_told_at_once(self, odoo, line):
+        with connect(odoo, line) as connection:
+            assert split(connection.recv(65536))[0].status == 400
+            (told,) = odoo.get_unmatched()
+        assert told.startswith("400 malformed request line ")
 
     def test_the_newest_are_kept_until_a_reset(self, odoo):
         for n in range(25):
@@ -3376,7 +4007,7 @@ class TestAtTheSameTime:
         server.play("503")
         until(lambda: clients and not server.is_running)
         clients[0].result()
-        assert refused(server)
+        until(lambda: refused(server))
         assert caplog.records == []
 
     def test_outages_leave_no_listener_behind(self, fresh):
