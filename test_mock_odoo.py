@@ -70,6 +70,7 @@ BODY = json.dumps(HEARTBEAT).encode()
 SOCKET = "Socket"  # the class of all the server's sockets, so that a test can make them fail
 START_THREAD = "start_new_thread"  # what starts all the server's threads
 STOP_PATIENCE = "PATIENCE"  # the module's 5 s for stop(); tests of a hanging thread would wait them
+REST = "REST"  # the module's 50 ms without descriptors, in which nobody is accepted
 DRIP_INTERVAL = "DRIP_INTERVAL"  # the module's 0.1 s; a whole reply would take more than 20 s
 THREADS = "mock_odoo"  # the names of all the server's threads begin with this
 WORKER = "mock_odoo worker"  # the name of a thread that serves a connection
@@ -2192,10 +2193,14 @@ class TestEvents:
         scripts = [event["script"] for event in seen if event["event"] == "script"]
         assert scripts[-1] == server.script
 
-    def test_a_log_that_fails_holds_up_nothing(self, fresh):
+    @pytest.mark.parametrize("error", named({
+        "full disk": OSError(errno.ENOSPC, "on purpose"),
+        "failing test": pytest.fail.Exception("on purpose"),
+    }))
+    def test_a_log_that_fails_holds_up_nothing(self, fresh, error):
         class Failing(logging.Handler):
             def emit(self, record):
-                raise OSError(errno.ENOSPC, "on purpose")
+                raise error
 
         handler, log = Failing(), logging.getLogger("mock_odoo")
         log.addHandler(handler)
@@ -2203,7 +2208,7 @@ class TestEvents:
             server = fresh(on_event=lambda event: 1 / 0, on_call=lambda call: 1 / 0)
             for method in (server.down, server.up, server.reset, server.set_success):
                 assert in_time(method) is None
-            assert post(server).status == 200
+            assert post(server, timeout=5).status == 200
             assert in_time(server.stop) is None
         finally:
             log.removeHandler(handler)
@@ -2756,9 +2761,51 @@ class TestEndpoints:
         assert send(server, "GET", "/extra").status == 500
         assert "GET /extra must return a Reply, not 'pong'" in caplog.text
 
+    @pytest.fixture
+    def echo(self, fresh):
+        """A server with a route that answers with the body."""
+        server = fresh()
+        server.routes["/echo"] = {"POST": lambda request: Reply(200, request.body)}
+        return server
+
+    @pytest.mark.parametrize("request_", named({
+        "a length": request_bytes(b"x" * 2000000, path="/echo"),
+        "a length without its body": request_bytes(b"", "Content-Length: 2000000", path="/echo"),
+        "chunks": request_bytes(
+            b"ffff\r\n" + b"x" * 0xFFFF + b"\r\n7fffffff\r\n", "Transfer-Encoding: chunked",
+            path="/echo"),
+        "an Expect": request_bytes(
+            b"", "Content-Length: 2000000", "Expect: 100-continue", path="/echo"),
+    }))
+    def test_a_route_never_takes_a_body_that_is_too_long_for_an_empty_one(self, echo, request_):
+        response = ask(echo, request_)
+        assert (response.status, response.headers["Connection"]) == (413, "close")
+        assert echo.get_unmatched() == []
+
+    @pytest.mark.parametrize("kind", ["text/xml", "application/json", ""])
+    def test_a_route_gets_a_body_of_any_kind_also_after_an_expect(self, echo, kind):
+        head = request_bytes(
+            b"", "Content-Length: 4", "Expect: 100-continue", path="/echo"
+        ).replace(b"application/json", kind.encode())
+        with connect(echo, head) as connection:
+            assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+            connection.sendall(b"<x/>")
+            response = only(read_all(connection))
+        assert (response.status, response.body) == (200, b"<x/>")
+
+    def test_a_route_gets_no_body_that_is_coded(self, echo):
+        assert ask(echo, request_bytes(b"x", "Content-Encoding: gzip", path="/echo")).status == 415
+
+    def test_a_trailing_slash_does_not_matter(self, odoo):
+        assert send(odoo, "POST", PATH + "/", BODY, JSON).json() == SUCCESS
+        assert odoo.get_received_heartbeats() == [HEARTBEAT]
+
+    def test_a_method_that_a_trailing_slash_does_not_take_is_405(self, odoo):
+        response = send(odoo, "GET", PATH + "/")
+        assert (response.status, response.headers["Allow"]) == (405, "POST")
+
     def test_a_slow_route_is_let_go_by_a_reset(self, fresh):
         server = fresh()
-        server.routes["/slow"] = {"GET": lambda request: Reply(200, {}, delay=60)}
         entered = threading.Event()
         server.routes["/slow"] = {"GET": lambda request: entered.set() or Reply(200, {}, delay=60)}
         client = in_background(send, server, "GET", "/slow")
@@ -3374,6 +3421,30 @@ class TestLettingGo:
             connection.sendall(request_bytes())
             assert_silent(connection)
 
+    @pytest.mark.parametrize("steer", named({
+        "play": lambda server: server.play("503"),
+        "set_success": MockOdooServer.set_success,
+        "set_failure_count": lambda server: server.set_failure_count(1),
+        "set_permanent_failure": MockOdooServer.set_permanent_failure,
+        "forget": MockOdooServer.forget,
+    }))
+    @pytest.mark.parametrize("script", ["ok@60s", "stall"])
+    def test_a_new_script_does_not_end_it(self, odoo, script, steer):
+        odoo.play(script)
+        with connect(odoo, request_bytes()) as connection:
+            odoo.wait_for_calls(1)
+            steer(odoo)
+            assert_silent(connection)
+
+    def test_a_client_that_closes_its_half_gets_the_rest_at_once(self, odoo, monkeypatch):
+        monkeypatch.setattr(mock_odoo, DRIP_INTERVAL, 60.0)
+        odoo.play("ok@60s, drip")
+        for _ in range(2):
+            with connect(odoo, request_bytes()) as connection:
+                odoo.wait_for_calls(1)
+                connection.shutdown(socket.SHUT_WR)
+                assert only(read_all(connection)).json() == SUCCESS
+
     def test_a_new_reply_is_not_let_go_by_an_old_reset(self, odoo):
         odoo.play("stall")
         first = in_background(post, odoo)
@@ -3561,6 +3632,16 @@ class TestLifecycle:
         with pytest.raises(ValueError, match=re.escape(complaint)):
             variant(endpoint=path)()
 
+    @pytest.mark.parametrize(("path", "remedy"), named({
+        "Flask": ("/api/devices/<id>/heartbeat", "/api/devices/7/heartbeat"),
+        "Flask with a type": ("/api/<int:id>", "/api/7"),
+        "FastAPI": ("/api/{id}/heartbeat", "/api/7/heartbeat"),
+        "a star": ("/api/*", "/api/7"),
+    }))
+    def test_an_endpoint_with_a_placeholder_is_refused_with_a_way_out(self, path, remedy):
+        with pytest.raises(ValueError, match=re.escape(f"{path!r} could be {remedy!r}")):
+            variant(endpoint=path)()
+
     @pytest.mark.parametrize("path", ["/", "/health", "/web/login", "/_mock"])
     def test_an_endpoint_may_share_the_path_of_a_page(self, fresh, path):
         server = fresh(variant(endpoint=path), control=True)
@@ -3589,16 +3670,138 @@ class TestLifecycle:
         finally:
             socket.setdefaulttimeout(None)
 
-    def test_an_abandoned_server_lets_its_process_end(self):
-        code = """if True:
-            import mock_odoo
-            server = mock_odoo.MockOdooServer(port=0)
-            server.start()
-            print(server.port)
-        """
-        done = run_python("-c", code)
-        done.check_returncode()
-        assert int(done.stdout) > 0
+    def test_the_fixture_starts_a_server_that_a_test_has_stopped(self, odoo_server, request):
+        odoo_server.stop()
+        assert post(request.getfixturevalue("odoo")).status == 200
+
+    def test_the_fixture_ends_an_outage_and_a_script(self, odoo_server, request):
+        odoo_server.play("503*")
+        odoo_server.down()
+        assert post(request.getfixturevalue("odoo")).status == 200
+
+
+#: Every method, in the order of a life. Each is told by a mark before it is called.
+LIFE = """
+import atexit, mock_odoo, os, sys
+
+EVENTS = []
+
+def use(server, write=os.write, errors=(RuntimeError, OSError)):
+    for method, *args in [
+        ("get_call_count",), ("get_calls",), ("get_events",), ("__repr__",),
+        ("set_success",), ("play", "503"), ("forget",), ("reset",), ("wait_for_calls", 0),
+        ("down", 0), ("down",), ("up",), ("down", 60), ("reset",), ("stop",), ("start",),
+        ("down",), ("stop",), ("stop",),
+    ]:
+        write(1, method.encode() + b" ")
+        try:
+            getattr(server, method)(*args)
+        except errors as error:
+            # a new thread cannot be had any longer, and so neither can a server
+            allowed = ("thread", "not running", "already running", "interpreter")
+            assert any(words in str(error) for words in allowed), error
+    write(1, b"end\\n")
+
+def new_server():
+    return mock_odoo.MockOdooServer(
+        port=0, on_call=EVENTS.append, on_event=EVENTS.append, control=True)
+"""
+
+AT_THE_END = {
+    "abandoned": """
+server = new_server()
+server.start()
+os.write(1, b"end\\n")
+""",
+    "a generator fixture": """
+def fixture(use=use):
+    try:
+        with new_server() as server:
+            yield server
+    finally:
+        use(server)
+
+generator = fixture()
+server = next(generator)
+""",
+    "a generator fixture within another": """
+def outer(use=use):
+    try:
+        with new_server() as server:
+            yield server
+    finally:
+        use(server)
+
+def inner():
+    yield from outer()
+
+generator = inner()
+next(generator).down(60)
+""",
+    "__del__ of a running server": """
+class Environment:
+    def __init__(self):
+        self.server = new_server()
+        self.server.start()
+
+    def __del__(self, use=use):
+        use(self.server)
+
+environment = Environment()
+""",
+    "__del__ of a stopped server": """
+class Environment:
+    def __init__(self):
+        self.server = new_server()
+        self.server.start()
+        self.server.stop()
+
+    def __del__(self, use=use):
+        use(self.server)
+
+environment = Environment()
+""",
+    "__del__ with a delayed reply": """
+import socket
+
+class Environment:
+    def __init__(self):
+        self.server = new_server()
+        self.server.start()
+        self.server.play("stall*")
+        self.client = socket.create_connection(("127.0.0.1", self.server.port))
+        self.client.sendall(b"POST /api/v1/kkt/heartbeat HTTP/1.1\\r\\n\\r\\n")
+        self.server.wait_for_calls(1)
+
+    def __del__(self, use=use):
+        use(self.server)
+        self.client.close()
+
+environment = Environment()
+""",
+    "atexit": """
+server = new_server()
+server.start()
+atexit.register(use, server)
+""",
+    "an outage that is about to end": """
+server = new_server()
+server.start()
+server.down(0.0001)
+os.write(1, b"end\\n")
+""",
+}
+
+
+class TestEndOfTheInterpreter:
+    """The process always ends, at once, whatever is called at its end."""
+
+    @pytest.mark.parametrize("code", named(AT_THE_END))
+    def test_it_ends_without_a_word(self, code):
+        done = run_python("-W", "ignore", "-c", LIFE + code)
+        assert (done.returncode, done.stderr) == (0, "")
+        is_told = done.stdout or sys.implementation.name == "cpython"  # PyPy may call nothing
+        assert not is_told or done.stdout.endswith("end\n"), done.stdout
 
 
 class TestThreadsAndDescriptors:
@@ -3631,6 +3834,40 @@ class TestThreadsAndDescriptors:
         server.stop()
         assert new_threads() == []
         assert server_threads_in_memory() - kept <= MAX_IDLE_WORKERS + 60  # of 172 that there were
+
+    @pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.ECONNRESET])
+    def test_a_client_that_has_left_again_holds_up_no_other(self, fresh, monkeypatch, number):
+        monkeypatch.setattr(mock_odoo, REST, 60.0)
+        server = fresh()
+        error = OSError(number, os.strerror(number))
+        with failing_sockets("_accept", server.port, error, times=20) as failures:
+            assert post(server).status == 200
+        assert len(failures) == 20
+
+    def test_a_client_without_an_address_is_served(self, fresh, monkeypatch):
+        """macOS gives none for a client that has reset."""
+        real = socket.SocketType._accept
+        monkeypatch.setattr(
+            FakeSocket, "_accept", lambda self: (real(self)[0], None), raising=False)
+        server = fresh()
+        assert [post(server).status for _ in range(2)] == [200, 200]
+        assert [call.client for call in server.get_calls()] == [("", 0)] * 2
+
+    def test_nothing_but_close_ends_the_acceptor(self, fresh, caplog):
+        server = fresh()
+        with failing_sockets("_accept", server.port, TypeError("on purpose"), times=3):
+            assert post(server).status == 200
+        assert [record.getMessage() for record in caplog.records] == [
+            "a connection could not be accepted"] * 3
+
+    def test_out_of_descriptors_it_can_be_stopped_at_once(self, fresh, monkeypatch):
+        monkeypatch.setattr(mock_odoo, REST, 60.0)
+        server = fresh()
+        error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        with failing_sockets("_accept", server.port, error) as failures, connect(server) as client:
+            until(lambda: failures)
+            server.stop()  # which would tell of a thread that has not ended
+            assert drain(client)[0] == b""
 
     def test_out_of_descriptors_it_waits_and_goes_on(self, fresh):
         server = fresh()
@@ -3687,6 +3924,24 @@ class TestForked:
             os._exit(0)
         assert os.waitpid(child, 0) == (child, 0)
         assert post(server).status == 200
+
+    @pytest.mark.parametrize("method", ["stop", "reset", "down", "start", "get_calls", "play"])
+    def test_a_child_forked_while_on_call_runs_waits_for_nothing(self, fresh, method):
+        entered, leave = threading.Event(), threading.Event()
+        server = fresh(on_call=lambda call: (entered.set(), leave.wait(PATIENCE)))
+        client = in_background(post, server)
+        entered.wait(PATIENCE)
+        child = os.fork()
+        if not child:
+            signal.alarm(20)  # ends it if it hangs
+            began = time.perf_counter()
+            with contextlib.suppress(RuntimeError, OSError):  # not running; the port is taken
+                getattr(server, method)(*(["503"] if method == "play" else []))
+                server.stop()
+            os._exit(time.perf_counter() - began > 2)
+        assert os.waitpid(child, 0) == (child, 0)
+        leave.set()
+        assert client.result().status == 200
 
     def test_a_child_forked_during_an_outage_does_not_hold_the_port(self, fresh, fork):
         server = fresh()
@@ -3928,6 +4183,78 @@ class TestStop:
         monkeypatch.undo()
         server.stop()
 
+    def test_it_gives_a_function_five_seconds(self):
+        assert getattr(mock_odoo, STOP_PATIENCE) == 5.0
+
+    @pytest.mark.parametrize("name", ["make_success", "GET /slow", "on_event"])
+    def test_it_names_the_function_that_hangs(self, monkeypatch, name):
+        def hang(*args):
+            entered.set()
+            leave.wait(PATIENCE)
+            return Reply()
+
+        monkeypatch.setattr(mock_odoo, STOP_PATIENCE, 0.1)
+        entered, leave = threading.Event(), threading.Event()
+        on_event = hang if name == "on_event" else None
+        server = variant(make_success=hang)(port=0, on_event=on_event)
+        server.routes["/slow"] = {"GET": hang}
+        server.start()
+        if name != "on_event":
+            method, path = ("GET", "/slow") if name == "GET /slow" else ("POST", PATH)
+            client = in_background(send, server, method, path, b"{}", JSON)
+        entered.wait(PATIENCE)
+        with pytest.raises(RuntimeError, match=f"{name}.* has not ended in 0 s: a function of you"):
+            server.stop()
+        leave.set()
+        monkeypatch.undo()
+        server.stop()
+        if name != "on_event":
+            assert isinstance(client.result(), FAILED)
+
+    def test_in_a_route_it_spares_the_client_of_that_route_alone(self, fresh):
+        server = fresh()
+        server.routes["/stop"] = {"GET": lambda request: server.stop() or Reply(200, "bye")}
+        server.play("stall")
+        with connect(server, request_bytes()) as bystander:
+            server.wait_for_calls(1)
+            assert send(server, "GET", "/stop").body == b"bye"
+            assert drain(bystander)[0] == b""
+        assert refused(server)
+
+    def test_in_make_success_it_spares_the_client_of_that_heartbeat_alone(self, fresh):
+        server = fresh(variant(make_success=lambda self, payload: self.stop() or {"bye": 1}))
+        server.play("stall, ok")
+        with connect(server, request_bytes()) as bystander:
+            server.wait_for_calls(1)
+            assert post(server).json() == {"bye": 1}
+            assert drain(bystander)[0] == b""
+
+    def test_in_on_unmatched_it_spares_the_client_that_missed_alone(self, fresh):
+        server = fresh(on_unmatched=lambda what: server.stop())
+        server.play("stall")
+        with connect(server, request_bytes()) as bystander:
+            server.wait_for_calls(1)
+            assert send(server, "GET", "/nowhere").status == 404
+            assert drain(bystander)[0] == b""
+
+    def test_in_on_event_it_spares_nobody(self, fresh):
+        server = fresh(on_event=lambda event: event["event"] == "script" and server.stop())
+        server.play("ok")
+        until(lambda: refused(server))
+        server.start()
+        with connect(server) as client:
+            server.play("ok")
+            assert drain(client)[0] == b""
+
+    def test_a_start_meanwhile_is_not_waited_for(self, fresh):
+        started = []
+        server = fresh(
+            on_event=lambda event: event["event"] == "stop" and not started and (
+                started.append(True), server.start()))
+        server.stop()
+        assert server.is_running
+        assert post(server).status == 200
+
     def test_it_cuts_a_client_whose_own_request_made_an_outage(self, steered, new_threads):
         post(steered, {"padding": "x" * 1000000})
         with connect(steered) as connection:
@@ -4126,9 +4453,11 @@ class TestOutage:
     def test_a_port_that_is_lost_meanwhile_is_logged(self, fresh, caplog):
         server = fresh()
         taken = OSError(errno.EADDRINUSE, "taken")
-        with failing_sockets("listen", server.port, taken):
-            server.down(seconds=0.001)
+        with failing_sockets("listen", server.port, taken) as failures:
+            server.down(seconds=0.05)
             until(lambda: f"cannot listen on port {server.port} again" in caplog.text)
+        assert failures == [taken]
+        assert refused(server)
         server.stop()
 
 
@@ -6791,6 +7120,75 @@ class TestVerdict:
             post(picky, {"n": 4})
         assert [call.reply for call in picky.get_calls()] == ["503", "201", "202", "truncate"]
         assert picky.get_calls()[1].delay == 0.001
+
+    @pytest.mark.parametrize(("script", "asked"), named({
+        **{word: (word, 0) for word in mock_odoo.FAULTS if word != "drip"},
+        **{word: (word, 0) for word in mock_odoo.WORDS if word != "ok"},
+        "ok": ("ok", 1),
+        "drip": ("drip", 1),
+        "201": ("201", 1),
+        "302": ("302", 0),
+        "503": ("503", 0),
+        "a text": (Reply(200, "fine"), 0),
+        "a body": (Reply(200, {"fine": 1}), 1),
+        "200 that refuses": (Reply(200, {}, accepts=False), 0),
+        "503 that accepts": (Reply(503, accepts=True), 1),
+        "an answer that is lost": (Reply(fault="reset", accepts=True), 1),
+        "nothing": ("", 1),
+    }))
+    def test_the_service_is_asked_only_where_the_script_lets_it(
+        self, fresh, monkeypatch, script, asked
+    ):
+        monkeypatch.setattr(mock_odoo, DRIP_INTERVAL, 0)
+        seen = []
+        server = fresh(variant(make_success=lambda self, payload: seen.append(payload) or {}))
+        server.play(script)
+        with connect(server, request_bytes()) as connection:
+            server.wait_for_calls(1)
+            server.reset()  # the stall ends
+            drain(connection)
+        assert seen == [HEARTBEAT] * asked
+
+    def test_the_service_is_asked_one_heartbeat_at_a_time_in_their_order(
+        self, fresh, often_switching
+    ):
+        def make_success(self, payload):
+            inside.append(payload["n"])
+            most.append(len(inside))
+            number = self.get_call_count() + 1
+            order.append(payload["n"])
+            inside.remove(payload["n"])
+            return {"number": number}
+
+        def client(first):
+            return [post(server, {"n": n}).json()["number"] for n in range(first, first + 10)]
+
+        inside, most, order = [], [], []
+        server = fresh(variant(make_success=make_success))
+        clients = [in_background(client, 10 * number) for number in range(6)]
+        numbers = [number for thread in clients for number in thread.result()]
+        assert set(most) == {1}
+        assert sorted(numbers) == list(range(1, 61))
+        calls = server.get_calls()
+        assert [call.payload["n"] for call in calls] == order
+        assert [numbers[call.payload["n"]] for call in calls] == list(range(1, 61))
+
+    def test_its_reply_keeps_its_delay_beneath_the_headers_of_a_script(self, fresh):
+        slow = Reply(200, {"slow": 1}, {"X-Own": "1"}, delay=0.05)
+        server = fresh(variant(make_success=lambda self, payload: slow))
+        server.play(Reply(200, headers={"X-Script": "2"}))
+        began = time.perf_counter()
+        response = post(server)
+        assert time.perf_counter() - began >= 0.03  # the clock of Windows ticks every 16 ms
+        assert (response.json(), server.get_calls()[0].delay) == ({"slow": 1}, 0.05)
+        assert (response.headers["X-Own"], response.headers["X-Script"]) == ("1", "2")
+
+    def test_the_delay_of_a_script_goes_before_its_own(self, fresh):
+        slow = Reply(200, {}, delay=60)
+        server = fresh(variant(make_success=lambda self, payload: slow))
+        server.play("ok@1ms")
+        assert post(server).status == 200
+        assert server.get_calls()[0].delay == 0.001
 
     def test_it_may_see_the_whole_request(self, fresh):
         def verdict(self, request):
