@@ -445,8 +445,9 @@ class Call:
 
     __slots__ = (  # noqa: RUF023 - the public ones in the order of the journal
         "number", "received_at", "reply", "delay", "problem", "accepted", "repeats", "client",
-        "query", "took", "left", "body", "_head", "_arrived", "_is_spoilt", "_has_left",
+        "query", "body", "_took", "_left", "_head", "_arrived", "_is_spoilt", "_has_left",
     )
+    FIELDS = (*__slots__[:9], "took", "left")
 
     def __init__(self, number: int, reply: Reply, request: Request, repeats: int | None) -> None:
         self.number = number
@@ -458,13 +459,13 @@ class Call:
         self.repeats = repeats
         self.client = request.client
         self.query = request.query
-        self.took: float | None = None
-        self.left: bool | None = None
+        self._took: float | None = None
+        self._left: bool | None = None
         self.body = request.body
         self._head = request.head.raw
         self._arrived = request.arrived  # for intervals: somebody may set the wall clock
         self._is_spoilt = not (reply.accepts and reply.fault in WHOLE)
-        self._has_left: Callable[[], bool] | None = request.has_left  # None: answered
+        self._has_left: Callable[[], bool] | None = request.has_left  # None when it has ended
 
     @property
     def payload(self) -> Any:
@@ -476,21 +477,39 @@ class Call:
         """The headers: a mapping that ignores case, whose `get_all` gives repeated ones."""
         return read_headers(self._head)
 
+    @property
+    def took(self) -> float | None:
+        """Seconds from the arrival to the end of the answer; None until then."""
+        return Clock.now() - self._arrived if self._took is None and self.left else self._took
+
+    @property
+    def left(self) -> bool | None:
+        """Did the client hang up before the end of its answer? None until that end.
+
+        It is true at once, also before the thread that answers has noticed.
+        """
+        ask = self._has_left
+        return True if ask is not None and ask() else self._left
+
+    def end(self, has_left: bool) -> None:
+        """The answer has ended, perhaps because its client has left."""
+        self._has_left = None
+        self._left = has_left
+        self._took = Clock.now() - self._arrived
+
     def is_spoilt(self) -> bool:
         """Might a client send it again?"""
-        ask = self._has_left
-        return self._is_spoilt or bool(self.left) or (ask is not None and ask())
+        return self._is_spoilt or bool(self.left)
 
     def to_json(self, **more: object) -> str:
         """One line of JSON, with `more` fields. A body that is no JSON stands there as text."""
         headers = self.headers
-        fields = {name: getattr(self, name) for name in self.__slots__ if name[0] != "_"}
+        fields = {name: getattr(self, name) for name in self.FIELDS}
         fields["time"] = iso_time(self.received_at)
         fields["payload"] = self.payload
         fields["headers"] = {name: ", ".join(headers.get_all(name, [])) for name in headers}
-        body = fields.pop("body")
         if fields["payload"] is None:
-            fields["body"] = body.decode("utf-8", "replace")
+            fields["body"] = self.body.decode("utf-8", "replace")
         return json_line({**fields, **more})
 
     def __repr__(self) -> str:
@@ -682,12 +701,10 @@ class Scenario:
     def finish(self, request: Request, has_left: bool) -> None:
         """The answer to a call has ended, perhaps because its client has left."""
         call = request.call
-        if call is None:
-            return
-        took = Clock.now() - call._arrived
-        call.left, call.took, call._has_left = has_left, took, None
-        if has_left:
-            self.tell_of("left", number=call.number, after=round(took, 3))
+        if call is not None and not call._left:  # the end may come twice, when it is sent and after
+            call.end(has_left)
+            if has_left:
+                self.tell_of("left", number=call.number, after=round(call.took or 0.0, 3))
 
     def note_unmatched(self, what: str) -> None:
         """Remember what came that is no call."""
@@ -1689,7 +1706,7 @@ class Request:
     """
 
     __slots__ = (
-        "arrived", "body", "call", "client", "connection", "generation", "head", "received_at",
+        "arrived", "body", "call", "client", "generation", "handler", "head", "received_at",
         "refusal",
     )
 
@@ -1698,14 +1715,14 @@ class Request:
         self.body = body
         self.refusal = refusal  # set where the head alone is wrong (404, 405, 413, 415)
         self.client: tuple[str, int] = handler.client_address
-        self.connection = handler.connection
+        self.handler = handler
         self.generation = -1  # of the server's delays, when the script was asked
         self.arrived = self.received_at = 0.0
         self.call: Call | None = None  # what it was recorded as
 
     def has_left(self) -> bool:
-        """Has the client closed its half of the connection?"""
-        return has_left(self.connection)
+        """Has the client closed its half of the connection, before we cut it?"""
+        return has_left(self.handler.connection) and not self.handler.is_let_go(self)
 
     @property
     def method(self) -> str:
@@ -1766,6 +1783,7 @@ class Incoming(io.RawIOBase):
 #: The ways to spoil a reply, and what the client gets.
 FAULTS: dict[str, str] = {}
 WHOLE = (None, "drip")  # with these, the client gets the whole reply
+LASTING = ("stall", "drip")  # these take time: the client may leave meanwhile
 
 
 def fault(meaning: str) -> Callable[[Method], Method]:
@@ -1824,13 +1842,16 @@ class Handler(BaseHTTPRequestHandler):
             self.has_left = not self.is_let_go(request)
             raise
         finally:
-            self.server.app.finish(request, self.has_left)
+            if self.has_left or reply.fault in LASTING:
+                self.server.app.finish(request, self.has_left)
 
     def send_reply(self, reply: Reply, request: Request) -> None:
         if reply.delay:
             self.pause(reply.delay, request)
         self.close_connection = self.close_connection or self.server.is_closing
         head, body = self.compose(reply, request)
+        if reply.fault not in LASTING:  # before the client has it, so that it finds that
+            self.server.app.finish(request, self.has_left)
         name = (reply.fault or "whole").replace("-", "_")
         getattr(self, f"send_{name}")(head, body, request)
 
@@ -2919,6 +2940,7 @@ class WrittenCall(Call):
 
     payload: Any = None
     headers: Any = None
+    took = left = None  # its line was written before the end
 
     def __init__(self, record: dict[str, Any]) -> None:
         record = {**DEFAULTS, **record}
