@@ -1322,6 +1322,12 @@ class TestReply:
         assert odoo.get_calls()[0].accepted is accepted
         assert len(odoo.get_received_heartbeats()) == accepted
 
+    def test_a_redirect_that_accepts_is_sent_as_it_is(self, odoo):
+        odoo.play(Reply(300, accepts=True))
+        response = post(odoo)
+        assert (response.status, response.body) == (300, b"")
+        assert odoo.get_received_heartbeats() == [HEARTBEAT]
+
     def test_what_it_says_of_accepting_must_be_a_flag(self):
         with pytest.raises(TypeError, match="accepts must be True or False, not 1"):
             Reply(accepts=1)
@@ -2066,6 +2072,13 @@ class TestEvents:
             odoo.set_failure_count(n)
         assert [event["script"] for event in odoo.get_events()[::99]] == ["503*21", "503*120"]
 
+    def test_they_are_told_over_http(self, steered):
+        steered.play("503*2")
+        steered.down(0)
+        status, told = control(steered, "GET", "events")
+        assert (status, told) == (200, {"events": steered.get_events()})
+        assert [event["event"] for event in told["events"]] == ["start", "script", "down", "up"]
+
     def test_a_reader_cannot_spoil_the_memory(self, odoo):
         odoo.get_events()[0].clear()
         assert odoo.get_events()[0]["event"] == "reset"
@@ -2310,6 +2323,29 @@ class TestLocksOfTheCaller:
             assert condition.wait_for(lambda: "reset" in events, PATIENCE)
 
 
+@pytest.fixture
+def changing(fresh, monkeypatch):
+    """A server in the middle of a change, and the function that ends it."""
+    entered, leave = threading.Event(), threading.Event()
+    real = socket.SocketType.listen
+
+    def listen(self, *args):
+        entered.set()
+        leave.wait(PATIENCE)
+        return real(self, *args)
+
+    server = fresh()
+    server.play("429")
+    server.down()
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeSocket, "listen", listen, raising=False)
+        opening = in_background(server.up)
+        entered.wait(PATIENCE)
+        yield server, leave.set
+        leave.set()
+        assert opening.result() is None
+
+
 class TestReaders:
     """Who reads needs no lock and no thread, and sees no half-made change."""
 
@@ -2320,27 +2356,6 @@ class TestReaders:
         lambda server: (server.script, server.loop, server.is_running, server.url),
         lambda server: server.wait_for_calls(0), lambda server: server.wait_for_heartbeats(0),
     )
-
-    @pytest.fixture
-    def changing(self, fresh, monkeypatch):
-        """A server in the middle of a change, and the function that ends it."""
-        entered, leave = threading.Event(), threading.Event()
-        real = socket.SocketType.listen
-
-        def listen(self, *args):
-            entered.set()
-            leave.wait(PATIENCE)
-            return real(self, *args)
-
-        server = fresh()
-        server.down()
-        with monkeypatch.context() as patch:
-            patch.setattr(FakeSocket, "listen", listen, raising=False)
-            opening = in_background(server.up)
-            entered.wait(PATIENCE)
-            yield server, leave.set
-            leave.set()
-            assert opening.result() is None
 
     def test_they_wait_for_no_change(self, changing):
         server, _ = changing
@@ -2360,6 +2375,7 @@ class TestReaders:
         thread = in_background(call, server)
         thread.join(0.05)
         assert thread.is_alive()
+        assert (server.script, server.is_running) == ("429", True)
         end()
         assert thread.result() is None
 
@@ -3447,7 +3463,9 @@ class TestLettingGo:
         "forget": MockOdooServer.forget,
     }))
     @pytest.mark.parametrize("script", ["ok@60s", "stall"])
-    def test_a_new_script_does_not_end_it(self, odoo, script, steer):
+    def test_a_new_script_does_not_end_it(self, odoo, monkeypatch, script, steer):
+        monkeypatch.setattr(mock_odoo, "HUNG_UP", 0)  # so that it looks all the time
+        monkeypatch.setattr(mock_odoo, "GLANCE", 0.001)
         odoo.play(script)
         with connect(odoo, request_bytes()) as connection:
             odoo.wait_for_calls(1)
@@ -3961,6 +3979,16 @@ class TestForked:
         assert os.waitpid(child, 0) == (child, 0)
         leave.set()
         assert client.result().status == 200
+
+    def test_a_child_forked_in_the_middle_of_a_change_waits_for_nothing(self, changing):
+        server, _ = changing
+        child = os.fork()
+        if not child:
+            signal.alarm(20)  # ends it if it hangs
+            server.play("503")
+            server.stop()
+            os._exit(server.is_running)
+        assert os.waitpid(child, 0) == (child, 0)
 
     def test_a_child_forked_during_an_outage_does_not_hold_the_port(self, fresh, fork):
         server = fresh()
