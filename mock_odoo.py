@@ -835,19 +835,22 @@ def changing(method: Method) -> Method:
     @functools.wraps(method)
     def call(self: MockOdooServer, *args: Any, **kwargs: Any) -> Any:
         lock = self._lock
-        if lock._is_owned() and self._is_changing:
+        if lock._is_owned() and OWN.is_changing:
             self._put_off.append(functools.partial(method, self, *args, **kwargs))
             return None
+        before = getattr(OWN, "is_changing", False)
         try:
             try:
+                OWN.is_changing = True
                 lock.acquire(not sys.is_finalizing())  # the holder may be gone for ever
-                self._is_changing = True
                 return method(self, *args, **kwargs)
             finally:
-                self._is_changing = False
                 self._do_put_off()
+                OWN.is_changing = before
+                self._do_put_off()  # what has come since
                 give_back(lock)
         finally:
+            OWN.is_changing = before
             give_back(lock)
             self._scenario.teller.tell()
 
@@ -856,8 +859,11 @@ def changing(method: Method) -> Method:
 
 def give_back(lock: Any) -> None:
     """Release a lock as often as this thread has taken it."""
-    while lock._is_owned():
-        lock.release()
+    try:
+        while True:
+            lock.release()
+    except RuntimeError:  # it is free, or another thread's
+        pass
 
 
 class StoppedUnlessDone:
@@ -936,7 +942,6 @@ class MockOdooServer:
         self._ok = Reply()
         self._lock: Any = RLock()
         self._scenario = Scenario(self._lock, max_calls, functions)
-        self._is_changing = False
         self._put_off: collections.deque[Callable[[], object]] = collections.deque()
         self._stops = 0
         self._listener: Listener | None = None  # each start and each outage makes a new one
@@ -1167,16 +1172,26 @@ class MockOdooServer:
         """Where to POST heartbeats."""
         return self.url + self.endpoint
 
-    @changing
     def start(self) -> None:
         """Listen. Clients can connect when this returns.
 
         Raises OSError where the address cannot be had, RuntimeError where the server runs already.
         """
-        if self._listener is not None:
+        try:
+            has_started = self._start()
+        except BaseException:  # also what a signal handler raises when it has been done
+            self.stop()
+            raise
+        if has_started is False:
             raise RuntimeError(f"already running at {self._address()}; call stop() first")
+
+    @changing
+    def _start(self) -> bool:
+        if self._listener is not None:
+            return False
         with StoppedUnlessDone(self):
             self._open(self._take_port(), "start")
+        return True
 
     def stop(self) -> None:
         """Refuse new connections, cut the others, let go what is delayed, end every thread.
