@@ -1,12 +1,24 @@
-"""The fixture to copy beside mock_odoo.py: one fake for the session, reset before every test."""
+"""The fixtures to copy beside mock_odoo.py: one fake for the session, reset before every test.
+
+Do you have a conftest.py already? Paste all of this into it. `from mock_odoo import ...` works in
+your tests then, whether their folder is a package or not, and under any --import-mode.
+"""
 
 from __future__ import annotations
 
+import pathlib
+import sys
 from collections.abc import Iterator
 
 import pytest
 
+sys.path.append(str(pathlib.Path(__file__).parent))  # in a package, pytest adds only what is above
+
+import mock_odoo
 from mock_odoo import MockOdooServer
+
+if __package__:  # the same module by either name, or a Reply of one were none of the other
+    sys.modules.setdefault(__package__ + ".mock_odoo", mock_odoo)
 
 
 @pytest.fixture(scope="session")
