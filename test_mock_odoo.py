@@ -5493,7 +5493,7 @@ class TestReadme:
         python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
         python.chmod(0o755)
         run = subprocess.run(
-            ["bash"], input=block("out=$(mktemp)") + "echo the shell is open\n",
+            ["bash"], check=False, input=block("out=$(mktemp)") + "echo the shell is open\n",
             env=dict(os.environ, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}"),
             cwd=str(tmp_path), text=True, stdout=subprocess.PIPE, timeout=2 * PATIENCE,
         )
