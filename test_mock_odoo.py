@@ -5337,7 +5337,11 @@ def start_pytest(folder, *args):
 
 def finish(process):
     """Its exit code, and what it printed."""
-    output, _ = process.communicate(timeout=4 * PATIENCE)
+    with process:
+        try:
+            output, _ = process.communicate(timeout=4 * PATIENCE)
+        finally:
+            process.kill()  # where it hangs
     return process.returncode, output
 
 
@@ -5498,6 +5502,25 @@ class TestReadme:
             cwd=str(tmp_path), text=True, stdout=subprocess.PIPE, timeout=2 * PATIENCE,
         )
         assert run.stdout.endswith("passed\nthe shell is open\n")
+
+    def test_the_terminal_and_the_journal_read_as_shown(self, launch, tmp_path):
+        journal = str(tmp_path / "beats.jsonl")
+        fake = launch("--journal", journal, "--script", "503*2, reset, ok@250ms")
+        send(fake, "POST", PATH + "s", BODY, JSON)
+        for queued in (5, 6, 7, 8, 9):
+            if queued == 9:
+                control(fake, "POST", "down", {"seconds": 0.1})
+                until(lambda: not refused(fake))
+            buffer = {"total_capacity": 200, "current_queued": queued, "percent_full": queued / 2}
+            try_post(fake, {**HEARTBEAT, "buffer_status": buffer})
+
+        def timeless(text):
+            return re.sub(r"([0-9-]{10} )?[0-9]+:[0-9:]+|[0-9.]+ s\b", "#", text).splitlines()
+
+        shown = block("--script \"503*2, reset").replace("^C", "")
+        assert timeless(fake.end()[1]) == timeless(shown)[2:]
+        shown = block("--read beats.jsonl")
+        assert timeless(run_main("--read", journal)[1])[-2:] == timeless(shown)[-2:]
 
     def test_every_link_within_it_leads_somewhere(self):
         titles = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
