@@ -1,14 +1,14 @@
 """The fixtures to copy beside mock_odoo.py: one fake for the session, reset before every test.
 
-Do you have a conftest.py already? Paste all of this into it. `from mock_odoo import ...` works in
-your tests then, whether their folder is a package or not, and under any --import-mode.
+Do you have a conftest.py already? Paste this into it, from `import pathlib` on. Then your tests can
+say `from mock_odoo import ...`, whether their folder is a package or not, under any --import-mode.
 """
 
 from __future__ import annotations
 
 import pathlib
 import sys
-from collections.abc import Iterator
+import typing
 
 import pytest
 
@@ -22,7 +22,7 @@ if __package__:  # the same module by either name, or a Reply of one were none o
 
 
 @pytest.fixture(scope="session")
-def odoo_server() -> Iterator[MockOdooServer]:
+def odoo_server() -> typing.Iterator[MockOdooServer]:
     """A running server on a free port, shared by the session."""
     with MockOdooServer(port=0) as server:
         yield server

@@ -5390,6 +5390,14 @@ class TestConftest:
         code, output = finish(start_pytest(tmp_path, *args))
         assert code == 0, output
 
+    def test_it_can_be_pasted_into_another(self, tmp_path):
+        copy_to(tmp_path, test_a=USES_FIXTURES)
+        conftest = tmp_path / "conftest.py"
+        _, start, rest = conftest.read_text(encoding="utf-8").partition("import pathlib\n")
+        conftest.write_text('"""Ours."""\nimport os\n\n' + start + rest, encoding="utf-8")
+        code, output = finish(start_pytest(tmp_path))
+        assert code == 0, output
+
 
 README = pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
