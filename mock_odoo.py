@@ -15,21 +15,29 @@ This file needs nothing but Python 3.7 or later. Copy it beside your tests, or r
 `python -m mock_odoo --help`. It imitates what a heartbeat client can observe of Odoo, not Odoo:
 there is no database, no session and no JSON-RPC behind it. Keep it off the open network.
 
-A map of the file. A part uses only the parts above it, or the server that it is handed. (The
-page is long, so it stands last.)
+A map of the file. For the story, read the first three rooms.
 
-    Ground floor     checks, logging, JSON, and how threads wait for each other
     Replies          what a heartbeat can be answered, and the script of it
-    Memory           the script that plays, the calls that came, and who waits for them
+    Memory           the script that plays, the calls that came, who waits for them, who hears of them
+    MockOdooServer   the public face: it answers requests, and is what tests hold
     Contract         what a heartbeat must hold, for strict=True
-    Wire             bytes to requests, replies to bytes, honest or faulty
+    Wire             bytes to requests, replies to bytes, honest or faulty: the faults stand here
     Listener         the port, its threads and its connections
     Control          the server over HTTP, for other processes and the page
-    MockOdooServer   the public face: it answers requests, and is what tests hold
     Command line     python -m mock_odoo
+    Ground floor     for every room: checks, the clock, JSON, threads
     Page             what a browser sees of it
 
-For the story, read Replies, Memory and MockOdooServer.
+Three questions that a reader has:
+
+    Who may hold which lock?         A server has one lock, and whoever changes something holds it;
+                                     nobody waits meanwhile, or calls a user's function. Readers
+                                     hold none: they take an object that is replaced as a whole.
+    Who calls the user's functions?  The teller's thread calls on_call, on_event, on_unmatched: one
+                                     at a time, in order. A heartbeat's own thread calls verdict and
+                                     make_success, also one at a time, and functions of routes.
+    What ends a wait?                What it waits for, its time, or, in a thread of the fake, the
+                                     end of the listener. At the interpreter's end, nothing waits.
 """
 
 from __future__ import annotations
@@ -37,29 +45,30 @@ from __future__ import annotations
 import _thread
 import collections
 import datetime
-import email.utils
 import errno
 import functools
 import http.client
+import io
 import json
 import os
 import re
 import reprlib
 import select
 import socket
+import socketserver
 import struct
 import sys
 import threading
 import time
 import urllib.parse
+import weakref
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 TYPE_CHECKING = False  # typing's own would cost its import, 3 ms
 if TYPE_CHECKING:
     import argparse
     import ssl
-    from collections.abc import Callable, Mapping, Sequence
-    from io import BufferedReader
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import IO, Any, NoReturn, Self, TypeAlias, TypeVar
 
     Method = TypeVar("Method", bound=Callable[..., Any])
@@ -71,377 +80,20 @@ if TYPE_CHECKING:
 __all__ = ["Call", "MockOdooServer", "Reply", "__version__", "main"]
 __version__ = "1.0.0"
 
-
-# ------------------------------------------------------------------------------------------
-# Ground floor: helpers for every part. They know nothing of heartbeats.
-# ------------------------------------------------------------------------------------------
-
 #: The longest time that anybody may ask for. `stall` and `down()` last until something ends them.
 MAX_SECONDS = 86400
 FOREVER = float("inf")
 PATIENCE = 5.0  # seconds that stop() gives the threads to end
 
 
-def check_whole(name: str, value: int, low: int, high: float = FOREVER) -> int:
-    """Return `value`; raise TypeError or ValueError unless it is a whole number in range."""
-    limits = f"{low} or more" if high == FOREVER else f"from {low} to {high}"
-    allowed = f"a whole number{',' if high == FOREVER else ''} {limits}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be {allowed}, not {value!r:.80}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be {allowed}, not {value!r:.80}")
-    return value
-
-
-def check_seconds(name: str, value: float) -> float:
-    """Return `value` as a float; raise TypeError or ValueError unless it is a time in range."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {value!r:.80}")
-    if not 0 <= value <= MAX_SECONDS:  # written so that NaN fails too
-        raise ValueError(f"{name} must be from 0 to {MAX_SECONDS} seconds, not {value!r:.80}")
-    return float(value)
-
-
-def check_flag(name: str, value: bool) -> bool:
-    """Return `value`; raise TypeError unless it is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, not {value!r:.80}")
-    return value
-
-
-def check_callable(name: str, value: object) -> None:
-    """Raise TypeError unless `value` is None or can be called."""
-    if value is not None and not callable(value):
-        raise TypeError(f"{name} must be callable, not {value!r:.80}")
-
-
-def check_host(host: str) -> str:
-    if not isinstance(host, str):
-        raise TypeError(f"host must be text such as '127.0.0.1', not {host!r:.80}")
-    if not host:
-        raise ValueError("host must not be empty; '0.0.0.0' listens on every address")
-    return host
-
-
-def check_context(context: ssl.SSLContext | None) -> ssl.SSLContext | None:
-    """Refuse a context that could serve nobody."""
-    if context is None:
-        return None
-    if not hasattr(context, "wrap_bio"):
-        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {context!r:.80}")
-    if context.check_hostname:
-        raise ValueError(
-            "ssl_context must be a server's, like ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)"
-        )
-    if not can_serve(context):
-        raise ValueError("ssl_context has no certificate; call its load_cert_chain() first")
-    return context
-
-
-def can_serve(context: ssl.SSLContext) -> bool:
-    """True if it has a certificate. Only a handshake tells, here one in memory."""
-    import ssl
-
-    hello, answer = ssl.MemoryBIO(), ssl.MemoryBIO()
-    anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
-    client = anyone.wrap_bio(answer, hello)
-    server = context.wrap_bio(hello, answer, server_side=True)
-    try:
-        client.do_handshake()
-    except ssl.SSLWantReadError:  # as ever: it waits for the answer
-        pass
-    try:
-        server.do_handshake()
-    except ssl.SSLWantReadError:
-        return True
-    except ssl.SSLError as error:
-        return error.reason != "NO_SHARED_CIPHER"
-    return True
-
-
-def printable(text: str) -> str:
-    """Replace control characters: they could drive a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
-
-
-def shown(payload: Any, *path: str) -> str:
-    """A value in a heartbeat, fit for a terminal: short, and without control characters."""
-    for name in path:
-        payload = payload.get(name) if isinstance(payload, dict) else None
-    if isinstance(payload, float):
-        return f"{payload:.1f}"[:32]
-    text = str(payload) if isinstance(payload, (str, int)) else "?"
-    return printable(text[:32])
-
-
-def in_event_loop() -> bool:
-    """Does an event loop of asyncio run in this thread?"""
-    asyncio = sys.modules.get("asyncio")
-    try:
-        return asyncio is not None and asyncio.get_running_loop() is not None
-    except RuntimeError:
-        return False
-
-
-def iso_time(seconds: float) -> str:
-    """Write seconds since the epoch as local time, such as 2026-11-25T12:00:30.123+03:00."""
-    return datetime.datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")
-
-
-def log_bug(message: str) -> None:
-    """Log the exception that is being handled; the fake logs nothing else."""
-    try:
-        import logging  # 4 ms that hardly any run needs
-    except (ImportError, OSError):  # out of descriptors
-        return
-    logging.getLogger("mock_odoo").exception(message)
-
-
-def call_user(name: str, function: Callable[[Any], object], news: object) -> None:
-    """Call a function of the user's; what it raises is logged, and goes no further."""
-    try:
-        function(news)
-    except BaseException:  # noqa: BLE001 - pytest.fail() is no Exception
-        log_bug(f"{name} failed")
-
-
-# -- JSON
-
-MAX_DEPTH = 200  # levels; deeper JSON exhausts the recursion of some Pythons
-MAX_DIGITS = 4300  # of a whole number: int() takes no more from 3.11 on, and is slow before
-
-
-ENCODER = json.JSONEncoder(allow_nan=False)
-
-
-def encode(body: object) -> bytes:
-    """Make a body: bytes as they are, text as UTF-8, everything else as JSON."""
-    if isinstance(body, bytes):
-        return body
-    return (body if isinstance(body, str) else ENCODER.encode(body)).encode()
-
-
-def refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not valid JSON")
-
-
-def parse_float(text: str) -> float:
-    value = float(text)
-    if abs(value) == FOREVER:  # it could not be written as JSON again
-        raise ValueError(f"{text:.40} is too large a number")
-    return value
-
-
-def parse_int(text: str) -> int:
-    if len(text) > MAX_DIGITS:
-        raise ValueError(f"a number has more than {MAX_DIGITS} digits")
-    return int(text)
-
-
-DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_float=parse_float)
-CAREFUL_DECODER = json.JSONDecoder(
-    parse_constant=refuse_constant, parse_float=parse_float, parse_int=parse_int
-)
-
-
-def parse_json(body: bytes) -> Any:
-    """Read JSON as RFC 8259 means it: UTF-8, no NaN, no Infinity. ValueError says what is wrong."""
-    if not body.strip():
-        raise ValueError("the body is empty")
-    try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the body is not UTF-8: {error}") from None
-    if text.startswith("\ufeff"):
-        raise ValueError(
-            "the body begins with a byte order mark, which JSON must not (RFC 8259, section 8.1)"
-        )
-    if text.count("[") + text.count("{") > MAX_DEPTH and depth(text) > MAX_DEPTH:
-        raise ValueError(f"the body is nested deeper than {MAX_DEPTH} levels")
-    is_long = len(text) > MAX_DIGITS  # then the slow decoder must count the digits
-    try:
-        return (CAREFUL_DECODER if is_long else DECODER).decode(text)
-    except ValueError as error:
-        raise ValueError(f"the body is not JSON: {error}") from None
-
-
-def parse_or_none(body: bytes) -> Any:
-    try:
-        return parse_json(body)
-    except ValueError:
-        return None
-
-
-def depth(text: str) -> int:
-    """How deep JSON is nested. Counted without recursion, which deep input would exhaust."""
-    level = deepest = 0
-    for match in re.finditer(r'"(?:[^"\\]|\\.)*"?|[\[{]|([\]}])', text):
-        if match.group(1):
-            level -= 1
-        elif match.group() in ("[", "{"):
-            level += 1
-            deepest = max(deepest, level)
-    return deepest
-
-
-# -- Threads, and signals that interrupt the main thread
-
-
-def shielded(method: Method) -> Method:
-    """Let a method hold its locks where no signal can interrupt it.
-
-    A signal handler that raises interrupts the main thread anywhere, even between taking a lock and
-    the `with` block that would give it back. So another thread does what the main thread asks for.
-    The main thread only waits, and holds nothing.
-    """
-
-    @functools.wraps(method)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if threading.get_ident() != threading.main_thread().ident:
-            return method(*args, **kwargs)
-        outcome: list[tuple[Any, BaseException | None]] = []
-        is_running = threading.Lock()
-        is_running.acquire()
-
-        def run() -> None:
-            try:
-                outcome.append((method(*args, **kwargs), None))
-            except BaseException as error:  # noqa: BLE001 - the main thread raises it
-                outcome.append((None, error))
-            finally:
-                is_running.release()
-
-        try:
-            try:
-                _thread.start_new_thread(run, ())
-            except RuntimeError:  # out of threads
-                return method(*args, **kwargs)
-            is_running.acquire()
-        except BaseException:  # from a signal handler: the other thread goes on, so wait for it
-            if not outcome:
-                is_running.acquire(timeout=0.5)
-            raise
-        result, error = outcome.pop()
-        if error is not None:
-            raise error
-        return result
-
-    return call  # type: ignore[return-value]
-
-
-class News:
-    """Lets threads wait for a change. It has no lock: a signal would break that of a Condition."""
-
-    def __init__(self) -> None:
-        self._waiting: list[Any] = []  # a lock for each thread that waits
-
-    def tell(self) -> None:
-        """Make all who wait look again."""
-        while self._waiting:
-            self._waiting.pop().release()
-
-    def wait(self, has_come: Callable[[], bool], timeout: float = FOREVER) -> bool:
-        """Wait until the change has come; False when the time is up."""
-        deadline = time.monotonic() + timeout
-        while not has_come():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            mine = threading.Lock()
-            mine.acquire()
-            self._waiting.append(mine)
-            if not has_come():  # it may have come before we were on the list
-                mine.acquire(timeout=min(left, MAX_SECONDS))
-        return True
-
-
-READABLE = getattr(select, "POLLIN", 1)
-#: Linux alone has it. Elsewhere, data cannot be told from a hang-up.
-HUNG_UP = getattr(select, "POLLRDHUP", READABLE)
-
-
-class Alarm:
-    """Once rung, it ends every wait of other threads, present and future.
-
-    These threads wait for a socket too, so an alarm is a pair of sockets (the self-pipe trick;
-    Windows can select nothing else). The pair exists while a thread holds the alarm:
-    `with alarm: alarm.wait()`.
-    """
-
-    def __init__(self) -> None:
-        self._has_rung = False
-        self._process = os.getpid()
-        self._holders = 0
-        self._pair: tuple[socket.socket, ...] = ()
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._pair = self._pair or socket.socketpair()
-            self._holders += 1
-
-    def __exit__(self, *exc_info: object) -> None:
-        with self._lock:
-            self._holders -= 1
-            if not self._holders:
-                pair, self._pair = self._pair, ()
-                for each in pair:
-                    each.close()
-
-    def ring(self) -> None:
-        """Ring. This takes no lock, since the main thread does it."""
-        self._has_rung = True
-        if self._process != os.getpid():  # in a forked child, the sockets lead to our parent
-            return
-        for sender in self._pair[1:]:
-            try:
-                sender.send(b"!")  # never read, so that everybody sees it
-            except OSError:  # the last holder has just left
-                pass
-
-    def wait(
-        self,
-        seconds: float | None = None,
-        other: socket.socket | None = None,
-        event: int = READABLE,
-    ) -> bool:
-        """Wait for the alarm, or for an event of the other socket; False when the time is up."""
-        if self._has_rung:  # perhaps before there was a pair
-            return True
-        sockets = [self._pair[0]] if other is None else [self._pair[0], other]
-        if not hasattr(select, "poll"):  # Windows
-            return bool(select.select(sockets, [], [], seconds)[0])
-        poll = select.poll()
-        for each, events in zip(sockets, (READABLE, event)):
-            poll.register(each, events)
-        return bool(poll.poll(None if seconds is None else seconds * 1000))
-
-
 # ------------------------------------------------------------------------------------------
 # Replies: what a heartbeat can be answered, and the script that puts the replies in order.
-# Pure data, which knows no socket and no lock.
+# Pure data, which knows no socket and no lock. The faults are in the Wire, each with its word.
 # ------------------------------------------------------------------------------------------
 
 TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, section 5.6.2
 MAX_TIMES = 10**18 - 1
 HTML = "text/html; charset=utf-8"
-
-#: The ways to spoil a reply, and what the client gets. A new one is a row here and, where it
-#: treats the socket in a new way, a method `send_...` of the Handler.
-FAULTS = {
-    "reset": "a TCP RST in place of the reply"
-    " (WireMock CONNECTION_RESET_BY_PEER, toxiproxy reset_peer)",
-    "close": "the connection closed without a byte (WireMock EMPTY_RESPONSE)",
-    "truncate": "half of the promised body, then closed (toxiproxy limit_data)",
-    "garbage": "bytes that are not HTTP, then closed (WireMock RANDOM_DATA_THEN_CLOSE)",
-    "stall": "nothing, and the connection held open (toxiproxy timeout)",
-    "drip": "a correct reply, one byte every 100 ms"
-    " (WireMock chunkedDribbleDelay, toxiproxy slicer)",
-}
-
-
-WHOLE = (None, "drip")  # with these, the client gets the whole reply
 
 
 class Reply:
@@ -449,8 +101,9 @@ class Reply:
 
     `status`   200 to 599
     `body`     text, bytes, or anything that JSON can express; None for what the service itself
-               says: the success reply for 2xx, `{"error": ...}` for 4xx and 5xx, nothing for 3xx
-    `headers`  beside the usual ones, or in place of them
+               says: the success reply for 2xx, `{"error": ...}` for 4xx and 5xx, the page of a
+               proxy for 502 and 504, nothing for 3xx
+    `headers`  beside the usual ones, or in place of them; a list as the value makes a line of each
     `delay`    seconds before the first byte
     `fault`    a way to spoil it: "reset", "stall" or another word of `FAULTS`
     `accepts`  True where this reply means that the heartbeat was received, False where not.
@@ -463,24 +116,18 @@ class Reply:
     """
 
     problem: str | None = None  # what was wrong with the request, where that is the reason
-    alarm: Alarm | None = None  # ends the delay of this one reply
 
     def __init__(
-        self,
-        status: int = 200,
-        body: object = None,
-        headers: Mapping[str, str] | None = None,
-        *,
-        delay: float = 0.0,
-        fault: str | None = None,
-        accepts: bool | None = None,
+        self, status: int = 200, body: object = None,
+        headers: Mapping[str, str | Sequence[str]] | None = None, *,
+        delay: float = 0.0, fault: str | None = None, accepts: bool | None = None,
     ) -> None:
         self.status = check_whole("status", status, 200, 599)
         self.body = None if body is None else encode(body)
         if headers is not None and not hasattr(headers, "items"):
             raise TypeError(f"headers must map text to text, not {headers!r:.80}")
         self.headers = dict(headers or {})
-        for name, value in self.headers.items():
+        for name, value in header_lines(self.headers):
             check_header(name, value)
         self.delay = check_seconds("delay", delay)
         if fault is not None and fault not in FAULTS:
@@ -505,6 +152,13 @@ class Reply:
         return f"<Reply {self} {self.status} {self.body!r:.60}>"
 
 
+def header_lines(headers: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """A name and a value for each line. A list as the value makes several lines."""
+    for name, value in headers.items():
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            yield name, each
+
+
 def check_header(name: str, value: str) -> None:
     """Refuse what cannot be sent, or would break out of its line (response splitting)."""
     if not isinstance(name, str) or not isinstance(value, str):
@@ -525,7 +179,6 @@ def format_delay(seconds: float) -> str:
     return f"@{number:.6f}".rstrip("0").rstrip(".") + unit
 
 
-OK = Reply()
 PORTAL = "<!DOCTYPE html>\n<title>Welcome</title>\n<p>Please accept our terms of use.\n"
 SESSION_EXPIRED = {  # as Odoo's JSON dispatcher makes it (odoo/http.py, handle_error)
     "jsonrpc": "2.0",
@@ -543,24 +196,22 @@ SESSION_EXPIRED = {  # as Odoo's JSON dispatcher makes it (odoo/http.py, handle_
     },
 }
 
-#: The words for whole replies, and what the client gets.
-WORDS = {
-    "ok": (OK, "the success reply"),
+#: The words for whole replies: what the client gets, and the fields of the Reply.
+WORDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ok": ("the success reply", {}),
     "html": (
-        Reply(200, PORTAL, {"Content-Type": HTML}),
         "200 with a web page, as from a captive portal",
+        {"body": PORTAL, "headers": {"Content-Type": HTML}},
     ),
     "login": (
-        Reply(303, b"", {"Location": "/web/login"}),
         "303 to /web/login, as from an HTML route without a session",
+        {"status": 303, "body": b"", "headers": {"Location": "/web/login"}},
     ),
     "expired": (
-        Reply(200, SESSION_EXPIRED, accepts=False),
         "200 with JSON-RPC error 100, as from a JSON route without one",
+        {"body": SESSION_EXPIRED, "accepts": False},
     ),
 }
-NAMED = {word: reply for word, (reply, _) in WORDS.items()}
-NAMED.update((fault, Reply(fault=fault)) for fault in FAULTS)
 
 #: What people try, and what they may mean.
 HINTS = {
@@ -576,10 +227,11 @@ HINTS = {
 
 def describe_replies() -> dict[str, str]:
     """Every kind of reply that a script can name, and what the client gets."""
-    replies = {word: meaning for word, (_, meaning) in WORDS.items()}
-    ok = replies.pop("ok")
+    words = {word: meaning for word, (meaning, _) in WORDS.items()}
+    ok = words.pop("ok")
     status = "that status (200 to 599), with a JSON error for 4xx and 5xx"
-    return {"ok": ok, "503 ...": status, **FAULTS, **replies}
+    proxy = "a proxy's HTML page, as nginx sends it when Odoo does not answer"
+    return {"ok": ok, "503 ...": status, "502, 504": proxy, **FAULTS, **words}
 
 
 class Step:
@@ -595,37 +247,33 @@ class Step:
 
 
 class Script:
-    """The replies still to be given, in order. When they have run out, the reply is a success.
+    """The replies still to be given, in order.
 
-    Steps are kept as (reply, times left) and never expanded: `503*1000000000` costs nothing.
-    A loop puts back at the end what it takes from the front, so what is left is the same loop.
+    It never changes: what is left after a reply is another script. `503*1000000000` costs nothing,
+    since steps are counted, not expanded. A loop puts back at its end what it takes from its front.
     """
 
     def __init__(self, script: ScriptLike = (), loop: bool = False) -> None:
         """Read a script; TypeError or ValueError says what is wrong with it."""
         self.loop = check_flag("loop", loop)
         try:
-            steps = read_steps(script)
+            self._steps = [step for step in read_steps(script) if step.times]
         except RecursionError:
             raise ValueError("the script holds itself, or lists in lists without end") from None
-        self._steps = collections.deque(step for step in steps if step.times)
 
-    def next_reply(self) -> Reply:
+    def next(self) -> tuple[Reply | None, Script]:
+        """The next reply, None when the script has run out; and the script that is left."""
         if not self._steps:
-            return OK
-        step = self._steps[0]
-        step.times -= 1
-        if not step.times:
-            self._steps.popleft()
+            return None, self
+        step, rest = self._steps[0], self._steps[1:]
+        if step.times > 1:
+            rest.insert(0, Step(step.reply, step.times - 1))
         if self.loop and step.times != FOREVER:
-            self._put_back(step.reply)
-        return step.reply
-
-    def _put_back(self, reply: Reply) -> None:
-        if self._steps and self._steps[-1].reply is reply:
-            self._steps[-1].times += 1
-        else:
-            self._steps.append(Step(reply))
+            again = rest.pop().times if rest and rest[-1].reply is step.reply else 0
+            rest.append(Step(step.reply, again + 1))
+        left = Script(loop=self.loop)
+        left._steps = rest
+        return step.reply, left
 
     def __str__(self) -> str:
         return ", ".join(map(str, self._steps))
@@ -639,12 +287,16 @@ def read_steps(script: ScriptLike) -> list[Step]:
     if isinstance(script, str):
         texts = script.split(",") if script.strip() else []
         return [read_step(text.strip()) for text in texts]
-    if not isinstance(script, (list, tuple)):
+    if isinstance(script, (list, tuple)):
+        return [step for part in script for step in read_steps(part)]
+    if type(script).__name__ == "Reply":
         raise TypeError(
-            "a script must be text, a Reply, the fields of one, or a list of these, "
-            f"not {script!r:.80}"
+            f"this Reply comes from another copy of the module: {type(script).__module__}, not "
+            f"{__name__}; import it under one name everywhere"
         )
-    return [step for part in script for step in read_steps(part)]
+    raise TypeError(
+        f"a script must be text, a Reply, the fields of one, or a list of these, not {script!r:.80}"
+    )
 
 
 def read_step(text: str) -> Step:
@@ -662,13 +314,15 @@ def read_step(text: str) -> Step:
 
 
 def read_reply(word: str) -> Reply:
-    if word in NAMED:
-        return NAMED[word].but(word=word)
+    if word in WORDS:
+        return Reply(**WORDS[word][1]).but(word=word)
+    if word in FAULTS:
+        return Reply(fault=word)
     if re.fullmatch("[2-5][0-9][0-9]", word):
         return Reply(int(word))
     hint = f" ({HINTS[word]})" if word in HINTS else ""
     raise ValueError(
-        f"{word!r:.80} is no reply{hint}; expected one of {', '.join(NAMED)} or a "
+        f"{word!r:.80} is no reply{hint}; expected one of {', '.join([*WORDS, *FAULTS])} or a "
         "status from 200 to 599, then maybe a delay (@2s, @250ms) and a count (*3, "
         "or * for ever)"
     )
@@ -692,32 +346,36 @@ def read_count(text: str) -> int:
     return int(text)
 
 
-def settle(scripted: Reply, verdict: Reply) -> Reply:
+def settle(scripted: Reply | None, verdict: Reply | None) -> Reply | None:
     """What is sent: the script's reply or, where that accepts, what a healthy service says.
 
-    A scripted reply without a body of its own says what the service says.
+    A scripted reply without a body of its own says what the service says. The verdict is None
+    where the script did not let the service be asked; the result is None only if both are.
     """
-    if scripted.accepts and not verdict.accepts:
+    if scripted is None or verdict is None:
+        return scripted or verdict
+    if not verdict.accepts:
         return verdict
     if scripted.body is not None or scripted.status >= 300:
         return scripted
-    if scripted is OK:  # as nearly always: the script has run out
-        return verdict
-    said = verdict if verdict.accepts else OK.but(body=b"{}")
-    kept: dict[str, Any] = {"delay": scripted.delay or said.delay}
+    kept: dict[str, Any] = {"delay": scripted.delay or verdict.delay}
     if scripted.word != "ok":  # an ok leaves all but the delay and the headers to the service
         kept.update(word=scripted.word, fault=scripted.fault, accepts=scripted.accepts)
     if scripted.status != 200:
         kept["status"] = scripted.status
     if scripted.headers:
-        kept["headers"] = {**said.headers, **scripted.headers}
-    return said.but(**kept)
+        kept["headers"] = {**verdict.headers, **scripted.headers}
+    return verdict.but(**kept)
 
 
 # ------------------------------------------------------------------------------------------
-# Memory: the script that plays, the calls that came, and those who wait for them.
+# Memory: the script that plays, the calls that came, who waits for them, and who hears of them.
 # It knows replies; of a request it reads the client, the head and the body. It knows no socket.
 # ------------------------------------------------------------------------------------------
+
+MAX_UNMATCHED = 20  # requests that were no calls
+MAX_EVENTS = 100
+MAX_DOUBTFUL = 20  # calls whose body may come again
 
 
 def read_headers(head: bytes) -> http.client.HTTPMessage:
@@ -739,34 +397,27 @@ class Call:
     `delay`        seconds that the reply was to wait
     `problem`      what was wrong with the request, where that is why it was refused; else None
     `accepted`     True where the reply is a full success, whether or not the client stays for it
-    `repeats`      the number of an earlier call with the same body, whose answer was spoilt: HTTP
-                   clients may send such a request again by themselves; else None
+    `repeats`      the number of an earlier call with the same body, whose answer was spoilt by a
+                   fault, by a status that refuses, or because its client left; else None. HTTP
+                   clients may send such a request again by themselves
     `client`       (host, port)
+    `query`        what stood behind "?" in the path; "" for nothing
+    `took`         seconds from the arrival to the end of the answer; None until then
+    `left`         True where the client hung up before that end, False where it did not or we
+                   cut it; None until then
     `body`         the bytes that came; b"" where the request was refused unread
     `payload`      the body as JSON
     `headers`      a mapping that ignores case
     """
 
     __slots__ = (  # noqa: RUF023 - the public ones in the order of the journal
-        "number",
-        "received_at",
-        "reply",
-        "delay",
-        "problem",
-        "accepted",
-        "repeats",
-        "client",
-        "query",
-        "took",
-        "left",
-        "body",
-        "_head",
-        "_arrived",
+        "number", "received_at", "reply", "delay", "problem", "accepted", "repeats", "client",
+        "query", "took", "left", "body", "_head", "_arrived", "_is_spoilt", "_has_left",
     )
 
     def __init__(self, number: int, reply: Reply, request: Request, repeats: int | None) -> None:
         self.number = number
-        self.received_at = time.time()
+        self.received_at = request.received_at
         self.reply = reply.word
         self.delay = reply.delay
         self.problem = reply.problem
@@ -778,7 +429,9 @@ class Call:
         self.left: bool | None = None
         self.body = request.body
         self._head = request.head.raw
-        self._arrived = time.perf_counter()  # for intervals: somebody may set the wall clock
+        self._arrived = request.arrived  # for intervals: somebody may set the wall clock
+        self._is_spoilt = not (reply.accepts and reply.fault in WHOLE)
+        self._has_left: Callable[[], bool] | None = request.has_left  # None: answered
 
     @property
     def payload(self) -> Any:
@@ -790,6 +443,11 @@ class Call:
         """The headers: a mapping that ignores case, whose `get_all` gives repeated ones."""
         return read_headers(self._head)
 
+    def is_spoilt(self) -> bool:
+        """Might a client send it again?"""
+        ask = self._has_left
+        return self._is_spoilt or bool(self.left) or (ask is not None and ask())
+
     def to_json(self) -> str:
         """One line of JSON. A body that is no JSON stands there as text."""
         headers = self.headers
@@ -800,303 +458,994 @@ class Call:
         body = fields.pop("body")
         if fields["payload"] is None:
             fields["body"] = body.decode("utf-8", "replace")
-        return json.dumps(fields)
+        return ENCODER.encode(fields)
 
     def __repr__(self) -> str:
         return f"<Call {self.number}: {self.reply} {self.body!r:.200}>"
 
 
-MAX_UNMATCHED = 20  # requests that were no calls
-MAX_EVENTS = 100
-MAX_SPOILT = 20  # calls whose body may come again
+class Record:
+    """What came since the last reset, which begins a new record.
 
-
-def make_event(name: str, **fields: object) -> Event:
-    now = time.time()
-    return {"event": name, "at": now, "time": iso_time(now), **fields}
-
-
-class Scenario:
-    """The script and the memory under one lock, so that call N got reply N.
-
-    The user's functions are called outside the lock, so that they may use the server, and one at a
-    time, in the order of what happened.
+    Whoever adds to it holds the lock. Readers need none: they take a number, or a copy of a deque.
     """
 
-    def __init__(
-        self,
-        max_calls: int | None,
-        on_call: Callable[[Call], object] | None,
-        on_event: Callable[[Event], object] | None,
-        on_unmatched: Callable[[str], object] | None,
-    ) -> None:
-        self._lock = threading.Lock()
-        self._news = News()  # a call has come, or a waiter may have to give up
-        self._script = Script()
-        self._alarm = Alarm()  # ends the delays of now; a reset replaces it
-        self._resets = 0
-        self._calls: collections.deque[Call] = collections.deque(maxlen=max_calls)
-        self._counts = {"calls": 0, "heartbeats": 0}  # also those that max_calls dropped
-        self._spoilt: collections.deque[Call] = collections.deque(maxlen=MAX_SPOILT)
-        self._unmatched: collections.deque[str] = collections.deque(maxlen=MAX_UNMATCHED)
-        self._events: collections.deque[Event] = collections.deque(maxlen=MAX_EVENTS)
-        self._on_call = on_call
-        self._on_event = on_event
-        self._on_unmatched = on_unmatched
-        self._has_listeners = any((on_call, on_event, on_unmatched))
-        self._unreported: collections.deque[tuple[str, Any, Any, int]]
-        self._unreported = collections.deque()
-        self._reporting = threading.Lock()
-        #: The thread that is inside a user's function, and the thread whose news that is told.
-        self._teller: tuple[int, int] | None = None
+    def __init__(self, max_calls: int | None) -> None:
+        self.calls: collections.deque[Call] = collections.deque(maxlen=max_calls)
+        self.call_count = 0  # also those that max_calls dropped
+        self.heartbeat_count = 0
+        self.unmatched: collections.deque[str] = collections.deque(maxlen=MAX_UNMATCHED)
+        self.events: collections.deque[Event] = collections.deque(maxlen=MAX_EVENTS)
+        self.doubtful: collections.deque[Call] = collections.deque(maxlen=MAX_DOUBTFUL)
 
-    # -- The script
-
-    @shielded
-    def play(self, script: Script) -> None:
-        with self._lock:
-            self._play(script)
-        self._report()
-
-    @shielded
-    def end(self, text: str) -> None:
-        """End the script that plays if this is what is left of it."""
-        with self._lock:
-            if str(self._script) == text:
-                self._play(Script())
-        self._report()
-
-    def _play(self, script: Script) -> None:
-        self._script = script
-        self._note("script", script=str(script), loop=script.loop)
-
-    @shielded
-    def script_state(self) -> tuple[str, bool]:
-        """What is left of the script, and whether it loops."""
-        with self._lock:
-            return str(self._script), self._script.loop
-
-    def take(self, request: Request, verdict: Reply) -> Reply:
-        """Record a call, and return the reply to it. The script decides, or the verdict."""
-        with self._lock:
-            reply = settle(self._script.next_reply(), verdict).but(alarm=self._alarm)
-            self._record(reply, request)
-            self._news.tell()
-        self._report(FOREVER)
-        return reply
-
-    # -- The calls
-
-    def _record(self, reply: Reply, request: Request) -> None:
-        self._counts["calls"] += 1
-        self._counts["heartbeats"] += reply.accepts
-        call = Call(self._counts["calls"], reply, request, self._find_spoilt(request.body))
-        self._calls.append(call)
-        if reply.fault not in WHOLE:
-            self._spoilt.append(call)
-        self._queue("on_call", self._on_call, call)
+    def add(self, reply: Reply, request: Request) -> Call:
+        call = Call(self.call_count + 1, reply, request, self._find_spoilt(request.body))
+        if call._is_spoilt or call.delay:
+            self.doubtful.append(call)
+        self.calls.append(call)
+        self.heartbeat_count += call.accepted
+        self.call_count += 1
+        return call
 
     def _find_spoilt(self, body: bytes) -> int | None:
-        for call in self._spoilt:
-            if call.body == body:
-                self._spoilt.remove(call)  # one repeat for each spoilt answer
+        for call in self.doubtful:
+            if body and call.body == body and call.is_spoilt():
+                self.doubtful.remove(call)  # one repeat for each spoilt answer
                 return call.number
         return None
 
-    @shielded
-    def calls(self) -> list[Call]:
-        with self._lock:
-            return list(self._calls)
+    def calls_after(self, number: int) -> list[Call]:
+        calls = list(self.calls.copy())  # copy() is one step, also without the GIL
+        first = calls[0].number if calls else 0
+        return calls[max(0, number + 1 - first):]
 
-    @shielded
-    def count(self, what: str) -> int:
-        with self._lock:
-            return self._counts[what]
 
-    @shielded
-    def reset(self) -> None:
-        with self._lock:
-            self._release()
-            self._resets += 1
-            self._script = Script()
-            self._calls.clear()
-            self._counts = dict.fromkeys(self._counts, 0)
-            self._spoilt.clear()
-            self._unmatched.clear()
-            self._events.clear()
-            self._note("reset")
-        self._report()
+class Teller:
+    """Calls the user's functions: in a thread of its own, one at a time, in order.
 
-    # -- What else happened
+    So no user's function is called in the middle of a change, or with a lock held, ours or the
+    caller's. The thread lives while there is news.
+    """
 
-    @shielded
-    def note(self, name: str, apart: bool = False, **fields: object) -> None:
-        """Remember what was done to the fake.
+    def __init__(self, lock: Any, functions: dict[str, Callable[[Any], object] | None]) -> None:
+        self._lock = lock
+        self._functions = functions
+        self._queue: collections.deque[tuple[str, Any, Task | None, Any]] = collections.deque()
+        self._is_telling = False
+        self.task: Task | None = None  # the thread that tells
+        self.origin: Task | None = None  # the thread of the fake that has brought what is told
 
-        With `apart`, another thread calls the user's function. It could block the caller's.
+    def add(self, name: str, news: object) -> Any:
+        """Call this under the lock: the order is made here.
+
+        Returns a lock that is released when it has been told; None where nobody wants to hear it.
         """
+        if self._functions.get(name) is None:
+            return None
+        told = Lock()
+        told.acquire()
+        self._queue.append((name, news, current_task(), told))
+        return told
+
+    def mark(self) -> Any:
+        """A lock that is released when all that was added so far has been told; None if it has."""
+        if not self._queue and not self._is_telling:
+            return None
+        told = Lock()
+        told.acquire()
+        self._queue.append(("", None, None, told))
+        return told
+
+    def tell(self) -> bool:
+        """Have everything told that was added. Call this without the lock.
+
+        False where nobody can: then the next who calls this may.
+        """
+        if not self._queue or self._is_telling:
+            return True
+        try:
+            Task("mock_odoo teller", self._tell).start()
+        except RuntimeError:  # out of threads, or the interpreter ends
+            if current_task() is None:
+                return False
+            self._tell()
+        return True
+
+    def _tell(self) -> None:
         with self._lock:
-            self._note(name, **fields)
-        if not apart:
-            self._report()
-        elif self._unreported:
-            try:
-                _thread.start_new_thread(self._report, ())
-            except RuntimeError:  # out of threads: whoever reports next does it
-                pass
+            if self._is_telling:
+                return
+            self._is_telling = True
+            self.task = current_task()
+        while True:
+            with self._lock:
+                if not self._queue:
+                    self._is_telling, self.origin = False, None
+                    return
+                name, news, self.origin, told = self._queue.popleft()
+            function = self._functions.get(name)
+            if function is not None:  # else it is a mark
+                call_user(name, function, news)
+            told.release()
 
-    def finish_reports(self) -> None:
-        """Wait for the user's functions, for 5 s at the most, and not at all inside one of them."""
-        if self._has_listeners and not self.is_reporting():
-            self._finish_reports()
 
-    @shielded
-    def _finish_reports(self) -> None:
-        self._report(PATIENCE)
+class Scenario:
+    """The script and the memory under one lock, so that call N got reply N."""
 
-    def is_reporting(self) -> bool:
-        """Is the caller inside one of the user's functions?"""
-        return self._teller is not None and self._teller[0] == threading.get_ident()
+    def __init__(
+        self, lock: Any, max_calls: int | None, functions: dict[str, Callable[[Any], object] | None]
+    ) -> None:
+        self._lock = lock
+        self._max_calls = max_calls
+        self.script = Script()
+        self.record = Record(max_calls)
+        self.generation = 0  # a delay ends when this has changed
+        self.teller = Teller(lock, functions)
+        self.bell = Bell()  # rung when a waiter may find what it waits for
+        self._turn = Lock()  # held by the thread whose heartbeat the service is asked about
 
-    def origin(self) -> int:
-        """The thread whose news a user's function is told; outside of these, the caller."""
-        teller = self._teller
-        if teller is not None and teller[0] == threading.get_ident():
-            return teller[1]
-        return threading.get_ident()
+    # -- Changes: whoever calls these holds the lock
 
-    def _note(self, name: str, **fields: object) -> None:
+    def play(self, script: Script) -> None:
+        self.script = script
+        self.note("script", script=str(script), loop=script.loop)
+
+    def forget(self) -> None:
+        """Begin a new record of calls. What was done to the fake is not forgotten."""
+        events = self.record.events
+        self.record = Record(self._max_calls)
+        self.record.events = events
+        self.bell.ring()
+
+    def reset(self) -> None:
+        self.script = Script()
+        self.record = Record(self._max_calls)
+        self.note("reset")
+        self.let_go()
+
+    def let_go(self) -> None:
+        """End every delay, and have those who wait look whether they must give up."""
+        self.generation += 1
+        self.bell.ring()
+
+    def note(self, name: str, **fields: object) -> Any:
+        """Remember what was done to the fake, and tell of it."""
         event = make_event(name, **fields)
-        self._events.append(event)
-        self._queue("on_event", self._on_event, dict(event))
+        self.record.events.append(event)
+        return self.teller.add("on_event", dict(event))
+
+    # -- What came: the threads of clients call these, without the lock
+
+    def take(self, request: Request, ask_service: Callable[[Request], Reply]) -> Reply:
+        """Record a call, and return the reply to it: the script's, or the service's.
+
+        One at a time: the calls have the order in which the service was asked.
+        """
+        with self._turn:
+            with self._lock:
+                step, self.script = self.script.next()
+                record, request.generation = self.record, self.generation
+                request.arrived, request.received_at = Clock.now(), Clock.wall()
+            verdict = ask_service(request) if step is None or step.accepts else None
+            reply = settle(step, verdict)
+            assert reply is not None
+            with self._lock:
+                request.call = record.add(reply, request)
+                told = self.teller.add("on_call", request.call)
+        self.bell.ring()
+        self.teller.tell()
+        if told is not None:
+            told.acquire()
+        return reply
+
+    def finish(self, request: Request, has_left: bool) -> None:
+        """The answer to a call has ended, perhaps because its client has left."""
+        call = request.call
+        if call is None:
+            return
+        took = Clock.now() - call._arrived
+        call.left, call.took, call._has_left = has_left, took, None
+        if has_left:
+            self.tell_of("left", number=call.number, after=round(took, 3))
 
     def note_unmatched(self, what: str) -> None:
         """Remember what came that is no call."""
         with self._lock:
-            self._unmatched.append(what)
-            self._queue("on_event", self._on_event, make_event("unmatched", unmatched=what))
-            self._queue("on_unmatched", self._on_unmatched, what)
-        self._report(FOREVER)
+            self.record.unmatched.append(what)
+            self.teller.add("on_event", make_event("unmatched", unmatched=what))
+            told = self.teller.add("on_unmatched", what)
+        self.teller.tell()
+        if told is not None:
+            told.acquire()
 
-    @shielded
-    def events(self) -> list[Event]:
+    def tell_of(self, name: str, **fields: object) -> None:
+        """Tell of an event that is not remembered: it was not done to the fake."""
         with self._lock:
-            return [dict(event) for event in self._events]
-
-    @shielded
-    def unmatched(self) -> list[str]:
-        with self._lock:
-            return list(self._unmatched)
-
-    def _queue(self, name: str, function: Callable[[Any], object] | None, news: object) -> None:
-        if function is not None:
-            self._unreported.append((name, function, news, threading.get_ident()))
-
-    def _report(self, patience: float = 0.0) -> None:
-        """Call the user's functions. One thread calls them for all.
-
-        The others wait up to `patience` seconds. Only workers wait without limit, since their
-        clients must not be answered first; and only they call on_call, so that no other method
-        hangs where that hangs.
-        """
-        is_worker = patience == FOREVER
-        must_wait = patience > 0 and self._has_listeners  # another thread may be at our news
-        while (must_wait or self._is_ours(is_worker)) and self._reporting.acquire(
-            timeout=min(patience, MAX_SECONDS)
-        ):
-            must_wait = False
-            try:
-                while self._is_ours(is_worker):
-                    name, function, news, thread = self._unreported.popleft()
-                    self._teller = threading.get_ident(), thread
-                    call_user(name, function, news)
-            finally:
-                self._teller = None
-                self._reporting.release()
-
-    def _is_ours(self, is_worker: bool) -> bool:
-        """Is there news that the caller may tell?"""
-        return bool(self._unreported) and (is_worker or self._unreported[0][0] != "on_call")
+            self.teller.add("on_event", make_event(name, **fields))
+        self.teller.tell()
 
     # -- Waiting
 
-    def release(self) -> None:
-        """Let go the replies that are delayed, and make waiters check again whether to give up."""
-        with self._lock:
-            self._release()
-            self._news.tell()
-
-    def _release(self) -> None:
-        self._alarm.ring()
-        self._alarm = Alarm()
-
-    def alarm(self) -> Alarm:
-        with self._lock:
-            return self._alarm
-
     def wait(
-        self,
-        what: str,
-        n: int,
-        timeout: float,
-        fits: Callable[[Call], object] | None,
+        self, what: str, n: int, timeout: float, fits: Callable[[Call], object] | None,
         given_up: Callable[[], bool],
     ) -> list[Call]:
         """Block until there are `n` calls or heartbeats, or `n` that fit; return those calls.
 
         Raises TimeoutError that tells what there was instead.
         """
-        deadline = time.monotonic() + check_seconds("timeout", timeout)
+        deadline = Clock.now() + check_seconds("timeout", timeout)
         check_whole("n", n, 0)
-        at = (0, 0)  # so many resets, and calls since the last
-        fitting: list[Call] = []
+        record: Record | None = None
         while True:
-            before = at
-            at, new, found, kept = self._look(before, what, n)
-            if fits is not None:  # the user's function: outside the lock, once for each call
-                fitting = fitting if at[0] == before[0] else []
+            if self.record is not record:  # after a reset, everything begins again
+                record, seen = self.record, 0
+                fitting: list[Call] = []
+            count = record.call_count
+            if fits is None:
+                found = count if what == "calls" else record.heartbeat_count
+            else:  # the user's function: once for each call
+                new = record.calls_after(seen)
                 fitting += [call for call in new if fits(call)]
-                found, kept = len(fitting), fitting
+                seen = new[-1].number if new else seen
+                found = len(fitting)
             if found >= n:
-                return kept
-            left = deadline - time.monotonic()
+                return record.calls_after(0) if fits is None else fitting
+            left = deadline - Clock.now()
             if left <= 0 or given_up():
                 fit = "" if fits is None else " that fit"
                 raise TimeoutError(
-                    f"{found} of {n} {what}{fit} in {float(timeout)} s; {self._story()}"
+                    f"{found} of {n} {what}{fit} in {float(timeout)} s; {story(record)}"
                 )
-            self._news.wait(functools.partial(self._has_changed, at, given_up), left)
+            self.bell.wait(functools.partial(self._has_news, record, count, given_up), left)
 
-    @shielded
-    def _look(
-        self, before: tuple[int, int], what: str, n: int
-    ) -> tuple[tuple[int, int], list[Call], int, list[Call]]:
-        """Where we are, the calls that are new since `before`, how many there are, and these."""
-        with self._lock:
-            new = self._calls_after(before[1] if before[0] == self._resets else 0)
-            found = self._counts[what]
-            kept = list(self._calls) if found >= n else []
-            return (self._resets, self._counts["calls"]), new, found, kept
+    def _has_news(self, record: Record, count: int, given_up: Callable[[], bool]) -> bool:
+        return self.record is not record or record.call_count > count or given_up()
 
-    def _has_changed(self, at: tuple[int, int], given_up: Callable[[], bool]) -> bool:
-        return at != (self._resets, self._counts["calls"]) or given_up()
+    def after_fork(self) -> None:
+        """In a forked child, other threads are gone: with their locks, and with what they told."""
+        self._lock = self.teller._lock = RLock()
+        self._turn = Lock()
+        self.bell = Bell()
+        self.teller._queue.clear()
+        self.teller._is_telling = False
 
-    def _calls_after(self, number: int) -> list[Call]:
-        new = []
-        for call in reversed(self._calls):
-            if call.number <= number:
-                break
-            new.append(call)
-        return new[::-1]
 
-    def _story(self) -> str:
-        """What came, for a person who waited for something else."""
-        calls, unmatched = self.calls(), self.unmatched()
-        timeline = ["..."] * (len(calls) > 20) + [call.reply for call in calls[-20:]]
-        story = [f"calls: {', '.join(timeline)}" if calls else "no calls"]
-        story += [f"last problem: {call.problem}" for call in calls if call.problem][-1:]
-        story += [f"unmatched: {unmatched[-3:]}"] if unmatched else []
-        return "; ".join(story)
+def make_event(name: str, **fields: object) -> Event:
+    now = Clock.wall()
+    return {"event": name, "at": now, "time": iso_time(now), **fields}
+
+
+def story(record: Record) -> str:
+    """What came, for a person who waited for something else."""
+    calls, unmatched = record.calls_after(0), list(record.unmatched.copy())
+    timeline = ["..."] * (len(calls) > 20) + [call.reply for call in calls[-20:]]
+    story = [f"calls: {', '.join(timeline)}" if calls else "no calls"]
+    story += [f"last problem: {call.problem}" for call in calls if call.problem][-1:]
+    story += [f"unmatched: {unmatched[-3:]}"] if unmatched else []
+    return "; ".join(story)
+
+
+def changing(method: Method) -> Method:
+    """Do a public method under the lock of its server, and then have its events told.
+
+    A signal handler that raises can interrupt the main thread anywhere: also where it has just
+    taken the lock, or is about to give it back. So the lock is given back twice: if the first time
+    is interrupted, the second does it. A method that finds its own thread in the lock is called
+    in the middle of a change, by a signal handler or a `__del__`: it leaves the lock alone.
+    """
+
+    @functools.wraps(method)
+    def call(self: MockOdooServer, *args: Any, **kwargs: Any) -> Any:
+        lock = self._lock
+        if lock._is_owned():
+            return method(self, *args, **kwargs)
+        try:
+            try:
+                lock.acquire(not sys.is_finalizing())  # the holder may be gone for ever
+                return method(self, *args, **kwargs)
+            finally:
+                give_back(lock)
+        finally:
+            give_back(lock)
+            self._scenario.teller.tell()
+
+    return call  # type: ignore[return-value]
+
+
+def give_back(lock: Any) -> None:
+    """Release a lock as often as this thread has taken it."""
+    while lock._is_owned():
+        lock.release()
+
+
+# ------------------------------------------------------------------------------------------
+# MockOdooServer: the public face. It says what a healthy service would say, asks the script for
+# the rest, and holds the current listener.
+# ------------------------------------------------------------------------------------------
+
+REMEDIES = {
+    errno.EADDRINUSE: "; stop what listens there, or take port=0, a free one",
+    errno.EACCES: "; take a port above 1023 that nobody has, or port=0, a free one",
+    errno.EADDRNOTAVAIL: "; host must be an address of this machine",
+}
+SUCCESS = {"status": "ok", "message": "Heartbeat received"}
+LOGIN_PAGE = "<!DOCTYPE html>\n<title>Odoo</title>\n<h1>Log in</h1>\n"
+#: What nginx makes of an Odoo that is dead or too slow (ngx_http_special_response.c).
+PROXY_PAGES = {502: "502 Bad Gateway", 504: "504 Gateway Time-out"}
+PROXY_PAGE = (
+    "<html>\r\n<head><title>{0}</title></head>\r\n<body>\r\n<center><h1>{0}</h1></center>\r\n"
+    "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
+)
+PROXY_HEADERS = {"Server": "nginx", "Content-Type": "text/html"}
+
+
+class MockOdooServer:
+    """A fake Odoo that answers heartbeats as a test tells it to, and remembers them.
+
+    `port`         `default_port` unless given; 0 takes a free one, and after `start()` `port`
+                   tells which
+    `host`         the address to listen on, IPv4 or IPv6
+    `strict`       answer 422 to a heartbeat that breaks the contract of the specification
+    `ssl_context`  an `ssl.SSLContext` with a certificate, to serve HTTPS
+    `max_calls`    keep so many calls, the newest; the counts go on counting
+    `control`      offer the control API and its page under /_mock/
+    `on_call`      is called with every `Call`, before it is answered
+    `on_unmatched` is called with every line of `get_unmatched()`, before the client is answered
+    `on_event`     is called with every event, a dict like those of `get_events()`, and with three
+                   that are not remembered there:
+                   {"event": "unmatched", "unmatched": ...} for every line of `get_unmatched()`,
+                   {"event": "left", "number": 5, "after": 2.003} for a client that hung up,
+                   {"event": "request", "request": "200 POST /sign"} for an added route
+
+    A thread of the fake calls the three functions, one at a time, in the order of what happened.
+    What they raise is logged. They may use the server, but not send it heartbeats. Methods such as
+    `play` and `down` do not wait for them, only `stop` does.
+
+    Nothing is bound before `start()`, or a `with` block, which starts and stops. Another service is
+    a subclass with its own `endpoint`, `default_port`, `service`, `noun` and `make_success`. Raises
+    TypeError or ValueError for what cannot be served.
+
+    `routes` may be changed. It maps a path, then a method, to a function that takes a request (see
+    `verdict`) and returns a `Reply`.
+    """
+
+    endpoint = "/api/v1/kkt/heartbeat"
+    default_port = 8069
+    service = "Odoo"
+    noun = "heartbeat"  # what is sent to the endpoint, for people to read
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        """Another endpoint is sent something else than heartbeats."""
+        super().__init_subclass__(**kwargs)
+        if "endpoint" in vars(cls) and "noun" not in vars(cls):
+            cls.noun = "call"
+
+    def __init__(
+        self, port: int | None = None, host: str = "127.0.0.1", *, strict: bool = False,
+        ssl_context: ssl.SSLContext | None = None, max_calls: int | None = None,
+        control: bool = False, on_call: Callable[[Call], object] | None = None,
+        on_unmatched: Callable[[str], object] | None = None,
+        on_event: Callable[[Event], object] | None = None,
+    ) -> None:
+        self.port = check_whole("port", self.default_port if port is None else port, 0, 65535)
+        self.host = check_host(host)
+        self.strict = check_flag("strict", strict)
+        self.ssl_context = check_context(ssl_context)
+        if max_calls is not None:  # a deque takes no more than sys.maxsize
+            max_calls = min(check_whole("max_calls", max_calls, 1), sys.maxsize)
+        functions: dict[str, Callable[[Any], object] | None] = {
+            "on_call": on_call, "on_event": on_event, "on_unmatched": on_unmatched
+        }
+        for name, function in functions.items():
+            check_callable(name, function)
+        self._ok = Reply()
+        self._lock: Any = RLock()
+        self._scenario = Scenario(self._lock, max_calls, functions)
+        self._listener: Listener | None = None  # each start and each outage makes a new one
+        self._listeners: list[Listener] = []  # also closed ones whose threads may not have ended
+        self.routes = self._make_routes()
+        self._own_paths = frozenset(self.routes)
+        if check_flag("control", control):
+            add_routes(self.routes, Control(self).routes)
+        SERVERS.add(self)
+
+    def _make_routes(self) -> Routes:
+        def serve(*args: Any) -> dict[str, Route]:
+            return {"GET": lambda request: Reply(*args)}
+
+        routes: Routes = {check_endpoint(self.endpoint): {"POST": self._answer_heartbeat}}
+        add_routes(routes, {
+            "/health": serve(200, {"status": "ok"}),
+            "/api/v1/health": serve(200, {"status": "ok"}),  # what some compose files ask
+            "/web/health": serve(200, {"status": "pass"}),  # Odoo's own probe
+            "/web/login": serve(200, LOGIN_PAGE, {"Content-Type": HTML}),
+        })
+        return routes
+
+    # -- What a healthy service says: for subclasses to override
+
+    def make_success(self, payload: dict[str, Any]) -> object:
+        """What the service says to a good heartbeat.
+
+        The body of the success reply: anything that JSON can express, or JSON ready-made as text or
+        bytes. Or a `Reply` of any kind, such as a 409 for a duplicate. Called for every well-formed
+        heartbeat that the script lets through, one at a time, in the order of the calls, and before
+        the call is recorded.
+        """
+        return SUCCESS
+
+    def find_problems(self, payload: dict[str, Any]) -> list[str]:
+        """What `strict` finds wrong, a line each."""
+        return contract_problems(payload)
+
+    def verdict(self, request: Request) -> Reply:
+        """What a healthy service says to a heartbeat, well-formed or not.
+
+        It is asked where the script would accept, one heartbeat at a time, and its reply is sent.
+        The request has `method`, `path`, `query`, `headers` (a mapping that ignores case), `body`,
+        `client` and `payload`; so a subclass can ask for a bearer token, or have one adapter down
+        and the others up:
+
+            def verdict(self, request):
+                if request.headers["Authorization"] != "Bearer secret":
+                    return Reply(401, {"error": "no valid token"})
+                return super().verdict(request)
+        """
+        try:
+            payload = request.parse()
+            problems = self.find_problems(payload) if self.strict else []
+            if isinstance(problems, str):
+                raise TypeError("find_problems must return a list of lines")
+            if problems:
+                raise Refusal(422, "the heartbeat breaks the contract", problems=problems)
+        except Refusal as refusal:
+            return refusal.reply
+        success = self.make_success(payload)
+        return success if isinstance(success, Reply) else self._ok.but(body=encode(success))
+
+    def sender(self, call: Call) -> str:
+        """Who sent a call: the heartbeat's `adapter_id`, else the client's address."""
+        payload = call.payload
+        name = payload.get("adapter_id") if isinstance(payload, dict) else None
+        return name if isinstance(name, str) and name else call.client[0]
+
+    def describe_call(self, call: Call) -> str:
+        """What a call holds, in a line: at the terminal, on the page, in what --read prints.
+
+        Known fields of a heartbeat as words; any other JSON as it is, shortened.
+        """
+        payload = call.payload
+        known = ("adapter_id", "buffer_status", "circuit_breaker")
+        if payload is None:
+            return printable(call.body[:60].decode("utf-8", "replace"))
+        if not isinstance(payload, dict) or not any(name in payload for name in known):
+            return printable(json.dumps(payload, ensure_ascii=False)[:60])
+        name, queued, capacity, percent, state = (
+            shown(payload, *path.split("."))
+            for path in (
+                "adapter_id", "buffer_status.current_queued", "buffer_status.total_capacity",
+                "buffer_status.percent_full", "circuit_breaker.state",
+            )
+        )
+        buffer = f"buffer {queued}/{capacity} ({percent}%)"
+        return f"{name:<10}  {buffer:<22}  breaker {state:<9}"
+
+    # -- What the wire asks
+
+    def check_head(self, head: Head) -> Refusal | None:
+        """What is wrong with a request whatever its body says."""
+        methods = self._find_methods(head.path)
+        if not methods:
+            known = ", ".join(
+                f"{method} {path}" for path in self.routes for method in self.routes[path]
+            )
+            return Refusal(404, f"there is no {head.path:.200} here; there are {known}")
+        route = self._find_route(head)
+        if route is None:
+            allowed = ", ".join(methods) + (", HEAD" if "GET" in methods else "")
+            complaint = f"{head.path} takes {allowed}, not {head.method:.40}"
+            return Refusal(405, complaint, {"Allow": allowed})
+        coding = head.fields.get("content-encoding", "identity")
+        if coding.lower() != "identity":
+            return Refusal(
+                415, f"Content-Encoding {coding!r:.80} is not understood; send the body as it is"
+            )
+        if route == self._answer_heartbeat and not head.is_json:
+            kind = head.fields.get("content-type", "missing")
+            return Refusal(415, f"Content-Type must be application/json; it is {kind:.80}")
+        return None
+
+    def answer(self, request: Request) -> Reply:
+        """The reply to a request."""
+        head, route = request.head, self._find_route(request.head)
+        is_ours = head.path in self._own_paths or re.match("/_mock(/|$)", head.path)
+        if route is None:
+            refusal = request.refusal or Refusal(404, "the route has just been removed")
+            if not re.match("/_mock(/|$)", head.path):
+                self.note_unmatched(f"{refusal.reply.status} {head.method} {head.path}")
+            return refusal.reply
+        if route == self._answer_heartbeat:
+            return route(request)
+        request.generation = self._scenario.generation
+        reply = self._ask_route(route, request)
+        if not is_ours:
+            line = f"{reply.status} {head.method} {head.path}"
+            self._scenario.tell_of("request", request=printable(line[:200]))
+        return reply
+
+    def _ask_route(self, route: Route, request: Request) -> Reply:
+        """A route never takes a body that was not read for an empty one."""
+        if request.refusal is not None:
+            return request.refusal.reply
+        return self._ask_user(route, f"{request.method} {request.path}", request)
+
+    def _ask_user(self, function: Route, name: str, request: Request) -> Reply:
+        """Ask a function of the user's for a reply. Where it fails, the reply says so."""
+        task = current_task()
+        assert task is not None
+        task.doing = name
+        try:
+            reply = function(request)
+            if not isinstance(reply, Reply):
+                what = name.partition(",")[0]
+                raise TypeError(f"{what} must return a Reply, not {reply!r:.80}")
+        except BaseException:  # noqa: BLE001 - pytest.fail() is no Exception
+            log_bug(f"{name} failed")
+            return Refusal(500, f"{name} failed; the log of the fake tells more").reply
+        finally:
+            task.doing = None
+        return self._word(reply) if reply.body is None else reply
+
+    def _answer_heartbeat(self, request: Request) -> Reply:
+        reply = self._scenario.take(request, self._judge)
+        if reply.body is None and reply.status < 300:  # spoilt, so the service was not asked
+            return reply.but(body=encode(SUCCESS))
+        return self._word(reply) if reply.body is None else reply
+
+    def _judge(self, request: Request) -> Reply:
+        """The verdict. The user's code runs before the call is recorded, which thus cannot fail."""
+        if request.refusal is not None:
+            return request.refusal.reply
+        return self._ask_user(
+            self.verdict, "verdict, make_success or find_problems", request
+        )
+
+    def _find_methods(self, path: str) -> dict[str, Route]:
+        if path == self.endpoint + "/":  # Odoo's routes take that (strict_slashes=False)
+            path = self.endpoint
+        return self.routes.get(path, {})
+
+    def _find_route(self, head: Head) -> Route | None:
+        methods = self._find_methods(head.path)
+        route = methods.get(head.method)
+        return methods.get("GET") if route is None and head.method == "HEAD" else route
+
+    def _word(self, reply: Reply) -> Reply:
+        """Say what the service itself says with a status, or the proxy before it."""
+        if reply.status < 400:
+            return reply.but(body=b"{}" if reply.status < 300 else b"")
+        if reply.status in PROXY_PAGES:
+            page = PROXY_PAGE.format(PROXY_PAGES[reply.status])
+            return reply.but(body=encode(page), headers={**PROXY_HEADERS, **reply.headers})
+        unavailable = f"{self.service} service unavailable"
+        error = unavailable if reply.status == 503 else phrase(reply.status)
+        return reply.but(body=encode({"error": error}))
+
+    def finish(self, request: Request, has_left: bool) -> None:
+        """The answer to a request has ended, perhaps because its client has left."""
+        self._scenario.finish(request, has_left)
+
+    def note_unmatched(self, what: str) -> None:
+        """Remember what came that is no call."""
+        self._scenario.note_unmatched(printable(what[:200]))
+
+    def is_let_go(self, request: Request) -> bool:
+        """Has a reset, a stop or an outage ended the delay of a reply?"""
+        return request.generation != self._scenario.generation
+
+    # -- Lifecycle
+
+    @property
+    def is_running(self) -> bool:
+        """True from `start()` to `stop()`, also during an outage."""
+        return self._listener is not None
+
+    @property
+    def url(self) -> str:
+        """Where clients reach it, like http://127.0.0.1:8069.
+
+        Raises RuntimeError where port 0 has not become a free port yet.
+        """
+        if not self.port:
+            raise RuntimeError(
+                "port=0 takes a free port when the server starts; "
+                "call start() before you ask for its address"
+            )
+        return self._address()
+
+    def _address(self) -> str:
+        # Windows connects to no wildcard, and takes 2 s to find that localhost is not ::1.
+        reachable = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}
+        host = reachable.get(self.host, self.host)
+        scheme = "https" if self.ssl_context else "http"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def heartbeat_url(self) -> str:
+        """Where to POST heartbeats."""
+        return self.url + self.endpoint
+
+    def start(self) -> None:
+        """Listen. Clients can connect when this returns.
+
+        Raises OSError where the address cannot be had, RuntimeError where the server runs already.
+        """
+        try:
+            self._start()
+        except (OSError, RuntimeError):  # nothing was begun
+            raise
+        except BaseException:  # what a signal handler raises
+            self.stop()
+            raise
+
+    @changing
+    def _start(self) -> None:
+        if self._listener is not None:
+            raise RuntimeError(f"already running at {self._address()}; call stop() first")
+        listener = self._take_port()
+        try:
+            self._open(listener, "start", url=self.url)
+        except (OSError, RuntimeError):
+            self._listener = None
+            self._close_all()
+            raise
+
+    def stop(self) -> None:
+        """Refuse new connections, cut the others, let go what is delayed, end every thread.
+
+        All that is done when this returns (in a function of yours that the fake calls, its own
+        connection and the threads end afterwards). Harmless when not running. The memory and the
+        script stay: `start()` goes on with them, on the same port. A signal handler may call this.
+        When an exception has interrupted this, call it again.
+
+        Raises RuntimeError where a thread has not ended in 5 s, because a function of yours hangs,
+        such as on_call.
+        """
+        told = self._stop()
+        if sys.is_finalizing() or self._is_inside():  # it would wait for nobody, or for itself
+            return
+        give_back(self._lock)  # several interruptions may have left it with this thread
+        deadline = Clock.now() + PATIENCE
+        teller = self._scenario.teller
+        if told is not None and teller.tell() and not told.acquire(timeout=PATIENCE):
+            raise self._hangs(teller.task)
+        for task in [task for listener in self._listeners for task in listener.tasks()]:
+            if not task.join(max(0.0, deadline - Clock.now())):
+                raise self._hangs(task)
+        if told is not None and teller.task is not None:
+            teller.task.join(max(0.0, deadline - Clock.now()))
+
+    @changing
+    def _stop(self) -> Any:
+        was_running, self._listener = self._listener is not None, None
+        self._close_all()
+        if was_running:
+            self._scenario.note("stop")
+        return self._scenario.teller.mark()
+
+    def _hangs(self, task: Task | None) -> RuntimeError:
+        doing = (task.doing if task else None) or "a thread"
+        return RuntimeError(
+            f"{doing} has not ended in {PATIENCE:.0f} s: a function of yours hangs, or waits for "
+            "this thread"
+        )
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    @changing
+    def down(self, seconds: float | None = None) -> None:
+        """An outage: refuse new connections and cut the others.
+
+        It lasts for `seconds`, or until `up()` or `reset()`. The port stays reserved meanwhile.
+        Raises RuntimeError where the server does not run, and OSError where somebody snatched the
+        port in the instant between listening and reserving; the server is stopped then.
+        """
+        seconds = None if seconds is None else check_seconds("seconds", seconds)
+        self._needs_running()
+        try:
+            listener = self._take_port()
+            self._scenario.note("down", seconds=seconds)
+            if seconds == 0:
+                self._end_outage(listener)
+            elif seconds is not None:
+                listener.start_timer(seconds, self._time_is_up)
+        except (OSError, RuntimeError):
+            self._stop()
+            raise
+
+    @changing
+    def up(self) -> None:
+        """End an outage; harmless when there is none.
+
+        Raises RuntimeError where the server does not run.
+        """
+        self._end_outage(self._needs_running())
+
+    def _time_is_up(self, listener: Listener) -> None:
+        try:
+            self._end_outage(listener)
+        except (OSError, RuntimeError):  # nobody waits for that
+            log_bug(f"cannot listen on port {self.port} again")
+
+    @changing
+    def _end_outage(self, listener: Listener) -> None:
+        if listener is self._listener and not listener.is_open:
+            self._open(listener, "up")
+
+    def _needs_running(self) -> Listener:
+        listener = self._listener
+        if listener is None:
+            raise RuntimeError("not running; call start() first")
+        return listener
+
+    def _take_port(self) -> Listener:
+        """Bind a listener in place of the present one, whose connections are cut."""
+        self._close_all()
+        listener = Listener(self.host, self.port, self)
+        self._listeners = [*filter(Listener.is_alive, self._listeners), listener]
+        self._listener = listener  # before it has a socket, so that a stop() finds that
+        try:
+            listener.server_bind()
+        except OSError as error:
+            self._listener = None
+            listener.close()
+            raise self._explain(error) from None
+        self.port = listener.server_port
+        return listener
+
+    def _open(self, listener: Listener, event: str, **fields: object) -> None:
+        try:
+            listener.open()
+        except OSError as error:
+            raise self._explain(error) from None
+        self._scenario.note(event, **fields)
+
+    def _close_all(self) -> None:
+        spared = self._spared()
+        for listener in self._listeners:
+            listener.close(spared)
+        self._scenario.let_go()
+
+    def _spared(self) -> Task | None:
+        """The thread whose client is answered although the server ends: the caller's, as it may be
+        in the function of a route, or the one whose call the teller tells of."""
+        task, teller = current_task(), self._scenario.teller
+        return teller.origin if task is not None and task is teller.task else task
+
+    def _is_inside(self) -> bool:
+        """Is the caller in a function of the user's, which one of our threads has called?"""
+        task = current_task()
+        return task is not None and (
+            task is self._scenario.teller.task
+            or any(task in listener.tasks() for listener in self._listeners)
+        )
+
+    def _explain(self, error: OSError) -> OSError:
+        cause = errno.EADDRNOTAVAIL if isinstance(error, socket.gaierror) else error.errno
+        remedy = REMEDIES.get(cause or 0, "")
+        complaint = f"cannot listen on {self.host}, port {self.port}: {error.strerror}{remedy}"
+        return OSError(error.errno, complaint)
+
+    def _after_fork(self) -> None:
+        """A forked child has copies of the sockets, but no thread: the server is the parent's."""
+        for listener in self._listeners:
+            listener.after_fork()
+        self._listener, self._listeners = None, []
+        self._scenario.after_fork()
+        self._lock = self._scenario._lock
+
+    # -- The script
+
+    def play(self, script: ScriptLike, loop: bool = False) -> None:
+        """Answer heartbeats by this script from now on; the last call of `play` or a setter wins.
+
+            script := step ("," step)*              "503*2, reset, ok@6s, stall*"
+            step   := reply ["@" delay] ["*" [n]]   *n: n times.  *: for ever.  @2s, @250ms: wait
+            reply  := ok | status | fault
+
+        `ok`        the success reply
+        `503 ...`   that status (200 to 599), with a JSON error for 4xx and 5xx
+        `502, 504`  a proxy's HTML page, as nginx sends it when Odoo does not answer
+        `reset`     a TCP RST in place of the reply
+        `close`     the connection closed without a byte
+        `truncate`  half of the promised body, then closed
+        `garbage`   bytes that are not HTTP, then closed
+        `stall`     nothing, and the connection held open
+        `drip`      a correct reply, one byte every 100 ms
+        `html`      200 with a web page, as from a captive portal
+        `login`     303 to /web/login, as from an HTML route without a session
+        `expired`   200 with JSON-RPC error 100, as from a JSON route without one
+
+        In place of text, a `Reply`, a dict of its fields, or a list that mixes these will do. When
+        the script has run out, heartbeats succeed; with `loop`, it starts again instead. Raises
+        ValueError that quotes the step that cannot be read; the old script plays on.
+        """
+        self._play(Script(script, loop))
+
+    @changing
+    def _play(self, script: Script) -> None:
+        self._scenario.play(script)
+
+    def set_success(self) -> None:
+        """Accept every heartbeat."""
+        self.play("")
+
+    def set_failure_count(self, count: int) -> None:
+        """Refuse `count` heartbeats with 503, then accept them again."""
+        self.play(f"503*{check_whole('count', count, 0, MAX_TIMES)}")
+
+    @changing
+    def set_permanent_failure(self, enabled: bool = True) -> None:
+        """Refuse every heartbeat with 503; with False, end that and nothing else."""
+        if check_flag("enabled", enabled):
+            self.play("503*")
+        elif self.script == "503*":
+            self.play("")
+
+    @property
+    def script(self) -> str:
+        """What is left of the script, as text for `play`.
+
+        A `Reply` that no text can express shows as the nearest word.
+        """
+        return str(self._scenario.script)
+
+    @property
+    def loop(self) -> bool:
+        """Does the script start again at its end?"""
+        return self._scenario.script.loop
+
+    # -- The memory
+
+    def get_received_heartbeats(self) -> list[Any]:
+        """The payloads of the accepted calls that are kept, oldest first.
+
+        Each reader gets copies of their own.
+        """
+        return [call.payload for call in self.get_calls() if call.accepted]
+
+    def get_call_count(self) -> int:
+        """How many calls came since the last reset, accepted or not."""
+        return self._scenario.record.call_count
+
+    def get_heartbeat_count(self) -> int:
+        """How many of the calls since the last reset were accepted."""
+        return self._scenario.record.heartbeat_count
+
+    def get_calls(self) -> list[Call]:
+        """The calls since the last reset that are kept, oldest first."""
+        return self._scenario.record.calls_after(0)
+
+    def get_unmatched(self) -> list[str]:
+        """What came lately that is no call, oldest first, such as "404 POST /api/v2/heartbeat".
+
+        These are other paths and methods, what is no HTTP, and TLS handshakes that failed. WireMock
+        calls them unmatched requests.
+        """
+        return list(self._scenario.record.unmatched.copy())
+
+    def get_events(self) -> list[Event]:
+        """What was done to the fake since the last reset: the newest 100 events, oldest first.
+
+        Each is a dict with `event`, `at` (seconds since the epoch) and `time` (the same in
+        ISO 8601):
+
+            script  with `script` and `loop`: `play` or a setter was called
+            down    with `seconds`, None for an outage without an end
+            up      an outage has ended, by `up()`, by `reset()` or by itself
+            start   with `url`
+            stop, reset
+        """
+        return [dict(event) for event in self._scenario.record.events.copy()]
+
+    def get_intervals(self) -> list[float]:
+        """The seconds from each call to the next, whatever was done to the wall clock."""
+        arrivals = [call._arrived for call in self.get_calls()]
+        return [later - earlier for earlier, later in zip(arrivals, arrivals[1:])]  # noqa: RUF007
+
+    @changing
+    def forget(self) -> None:
+        """Forget the calls; the script goes on, and so does an outage."""
+        self._scenario.forget()
+
+    @changing
+    def reset(self) -> None:
+        """Forget the calls, end the script and any outage, and release every delayed reply."""
+        self._scenario.reset()
+        if self._listener is not None:
+            self._listener.wake_delayed()
+            self._end_outage(self._listener)
+
+    def wait_for_heartbeats(
+        self, n: int, timeout: float = 5.0, where: Callable[[Any], object] | None = None
+    ) -> list[Any]:
+        """Block until `n` heartbeats have been accepted since the last reset.
+
+        Returns all that are kept. With `where`, a function of the payload, it waits for `n` that
+        fit, and returns those that fit. The function is called once for each, and what it raises
+        reaches the caller. Raises TimeoutError after `timeout` seconds, which tells what came.
+        """
+        check_callable("where", where)
+
+        def fits(call: Call) -> object:
+            return call.accepted and where is not None and where(call.payload)
+
+        calls = self._wait("heartbeats", n, timeout, None if where is None else fits)
+        return [call.payload for call in calls if call.accepted]
+
+    def wait_for_calls(
+        self, n: int, timeout: float = 5.0, where: Callable[[Call], object] | None = None
+    ) -> list[Call]:
+        """Block until `n` calls have come since the last reset.
+
+        Otherwise like `wait_for_heartbeats`; here `where` is a function of the `Call`.
+        """
+        check_callable("where", where)
+        return self._wait("calls", n, timeout, where)
+
+    def _wait(
+        self, what: str, n: int, timeout: float, fits: Callable[[Call], object] | None
+    ) -> list[Call]:
+        # stop() waits for our threads, so in one of them a wait ends with the listener.
+        is_inside, listener = self._is_inside(), self._listener
+
+        def given_up() -> bool:
+            return is_inside and (listener is None or self._listener is not listener)
+
+        try:
+            return self._scenario.wait(what, n, timeout, fits, given_up)
+        except TimeoutError as error:
+            causes = []
+            if given_up():
+                causes.append("the server was stopped; ")
+            elif not self.is_running:
+                causes.append("the server is not running: call start(); ")
+            if in_event_loop():
+                causes.append(
+                    "this thread runs an event loop, which cannot send while it waits: "
+                    "use await asyncio.to_thread(...); "
+                )
+            raise TimeoutError("".join(causes) + str(error)) from None
+
+    def __repr__(self) -> str:
+        listener = self._listener
+        state = "running" if listener is not None and listener.is_open else "down"
+        state = "stopped" if listener is None else state
+        script = self._scenario.script
+        looping = " in a loop" if script.loop else ""
+        return (
+            f"<{type(self).__name__} {self._address()} {state}, "
+            f"script '{script}'{looping}, {self.get_call_count()} calls>"
+        )
+
+
+#: Every server that lives, for the children that the process may fork.
+SERVERS: weakref.WeakSet[MockOdooServer] = weakref.WeakSet()
+
+
+def after_fork() -> None:
+    for server in list(SERVERS):
+        server._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=after_fork)
 
 
 # ------------------------------------------------------------------------------------------
@@ -1113,7 +1462,7 @@ def is_time(value: object) -> bool:
     """Is it ISO 8601 with a zone? Before 3.11, fromisoformat() knows no Z, nor all fractions."""
     match = ISO_8601.fullmatch(value) if isinstance(value, str) else None
     try:
-        return bool(match and datetime.datetime.fromisoformat(match.group(1)))
+        return bool(match and Clock.datetime.fromisoformat(match.group(1)))
     except ValueError:  # the 30th of February
         return False
 
@@ -1168,7 +1517,8 @@ def contract_problems(payload: dict[str, Any]) -> list[str]:
 
 # ------------------------------------------------------------------------------------------
 # Wire: bytes to requests, replies to bytes, honest or faulty. It knows no route and no text of the
-# service: for these it asks the app, by `check_head`, `answer` and `note_unmatched`.
+# service: for these it asks the app, by `check_head`, `answer`, `finish`, `is_let_go` and
+# `note_unmatched`. A new fault is a `send_...` method of the Handler, under its word.
 # ------------------------------------------------------------------------------------------
 
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])")
@@ -1187,10 +1537,7 @@ class Refusal(Exception):
     """What is wrong with a request, and the Reply that says so."""
 
     def __init__(
-        self,
-        status: int,
-        message: str,
-        headers: Mapping[str, str] | None = None,
+        self, status: int, message: str, headers: Mapping[str, str] | None = None,
         problems: Sequence[str] = (),
     ) -> None:
         super().__init__(message)
@@ -1219,6 +1566,8 @@ class Head:
         self.keep_alive = "close" not in options and (
             not self.is_http_1_0 or "keep-alive" in options
         )
+        kind = self.fields.get("content-type", "").partition(";")[0]
+        self.is_json = kind.strip().lower() == "application/json"
         self.is_chunked = self._is_chunked()
         self.length = self._content_length()
         has_body = self.is_chunked or self.length > 0
@@ -1232,8 +1581,7 @@ class Head:
         match = REQUEST_LINE.fullmatch(line)
         if not match:
             raise Refusal(
-                400,
-                f"malformed request line {line!r:.80}; it should be like 'GET /health HTTP/1.1'",
+                400, f"malformed request line {line!r:.80}; it should be like 'GET /health HTTP/1.1'"
             )
         self.method, target, major, minor = match.groups()
         if major != "1":
@@ -1286,15 +1634,24 @@ class Request:
     `client`                   (host, port)
     """
 
-    __slots__ = ("body", "client", "head", "refusal")
+    __slots__ = (
+        "arrived", "body", "call", "client", "connection", "generation", "head", "received_at",
+        "refusal",
+    )
 
-    def __init__(
-        self, head: Head, client: tuple[str, int], body: bytes, refusal: Refusal | None
-    ) -> None:
+    def __init__(self, head: Head, body: bytes, refusal: Refusal | None, handler: Handler) -> None:
         self.head = head
-        self.client = client
         self.body = body
         self.refusal = refusal  # set where the head alone is wrong (404, 405, 413, 415)
+        self.client: tuple[str, int] = handler.client_address
+        self.connection = handler.connection
+        self.generation = -1  # of the server's delays, when the script was asked
+        self.arrived = self.received_at = 0.0
+        self.call: Call | None = None  # what it was recorded as
+
+    def has_left(self) -> bool:
+        """Has the client closed its half of the connection?"""
+        return has_left(self.connection)
 
     @property
     def method(self) -> str:
@@ -1333,7 +1690,38 @@ def phrase(status: int) -> str:
 
 @functools.lru_cache(maxsize=1)  # it changes once a second
 def http_date(second: int) -> str:
-    return email.utils.formatdate(second, usegmt=True)
+    """Write a time as HTTP does (RFC 9110, section 5.6.7): "Wed, 25 Nov 2026 12:00:30 GMT"."""
+    year, month, day, hour, minute, second, weekday = Clock.gmtime(second)[:7]
+    names = BaseHTTPRequestHandler.weekdayname[weekday], BaseHTTPRequestHandler.monthname[month]
+    return f"{names[0]}, {day:02} {names[1]} {year} {hour:02}:{minute:02}:{second:02} GMT"
+
+
+class Incoming(io.RawIOBase):
+    """What a connection brings, as a file. A socket's own makefile() uses classes that tests patch."""
+
+    def __init__(self, connection: Any) -> None:
+        self._read_into = connection.recv_into
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return self._read_into(buffer)  # type: ignore[no-any-return]
+
+
+#: The ways to spoil a reply, and what the client gets.
+FAULTS: dict[str, str] = {}
+WHOLE = (None, "drip")  # with these, the client gets the whole reply
+
+
+def fault(meaning: str) -> Callable[[Method], Method]:
+    """Make a method of the Handler a fault: `send_reset` is "reset" in a script."""
+
+    def register(method: Method) -> Method:
+        FAULTS[method.__name__[len("send_"):].replace("_", "-")] = meaning
+        return method
+
+    return register
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -1343,11 +1731,19 @@ class Handler(BaseHTTPRequestHandler):
     connection in silence.
     """
 
-    disable_nagle_algorithm = True  # or the second small reply would wait 40 ms for an ACK
     server: Listener
-    rfile: BufferedReader
+    connection: Any
+    rfile: io.BufferedReader
     must_linger = False  # True where the client may send bytes that we do not read
-    alarm: Alarm  # ends the delay of the reply
+    has_left = False  # True where the client left before the end of its answer
+
+    def setup(self) -> None:
+        self.connection = self.request
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else 40 ms a reply
+        self.rfile = Buffer(Incoming(self.connection))
+
+    def finish(self) -> None:
+        self.rfile.close()
 
     def handle(self) -> None:
         # A TLS hello need not hold the line break that readline() waits for.
@@ -1367,25 +1763,28 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(refusal.reply.status, str(refusal))
             return
         self.check_open()
+        reply = self.server.app.answer(request)
         try:
-            reply = self.server.app.answer(request)
-            self.close_connection = self.close_connection or self.server.is_closing
-            head, body = self.compose(reply, request)
-        except BaseException:  # noqa: BLE001 - whatever it is, the client gets an answer
-            log_bug(f"{request.method} {request.path} failed")
-            reply = Reply(500, {"error": "a bug in the fake; its log tells more"})
-            head, body = self.compose(reply, request)
-        self.alarm = reply.alarm or Alarm()
+            self.send_reply(reply, request)
+        except OSError:  # if we did not cut it, the client has
+            self.has_left = not self.is_let_go(request)
+            raise
+        finally:
+            self.server.app.finish(request, self.has_left)
+
+    def send_reply(self, reply: Reply, request: Request) -> None:
         if reply.delay:
-            self.pause(reply.delay)
+            self.pause(reply.delay, request)
+        self.close_connection = self.close_connection or self.server.is_closing
+        head, body = self.compose(reply, request)
         name = (reply.fault or "whole").replace("-", "_")
-        getattr(self, f"send_{name}")(head, body)
+        getattr(self, f"send_{name}")(head, body, request)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer a malformed request in JSON, then close. (The name is http.server's.)"""
         self.server.app.note_unmatched(f"{code} {message}")
         self.close_after_this()
-        self.send_whole(*self.compose(Reply(code, {"error": message})))
+        self.connection.sendall(b"".join(self.compose(Reply(code, {"error": message}))))
 
     # -- Reading
 
@@ -1398,7 +1797,7 @@ class Handler(BaseHTTPRequestHandler):
         body = b""
         if head.length > MAX_BODY or (head.expects_continue and refusal is not None):
             self.close_after_this()  # the body is too long, or the client may not send it
-            return Request(head, self.client_address, body, refusal)
+            return Request(head, body, refusal, self)
         if head.expects_continue:
             self.connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.close_connection = not head.keep_alive
@@ -1409,12 +1808,14 @@ class Handler(BaseHTTPRequestHandler):
             if chunks is None:
                 refusal = refusal or Refusal(413, TOO_LONG)
             body = chunks or b""
-        return Request(head, self.client_address, body, refusal)
+        return Request(head, body, refusal, self)
 
     def read_head(self) -> bytes:
         line = self.read_line()
         if line in BLANK:  # RFC 9112, section 2.2: some clients end a body with a line break
             line = self.read_line()
+        if line.endswith(b"\n") and not line.endswith(b" HTTP/1.1\r\n"):
+            parse_head(line + b"\r\n")  # now, since a client of another protocol may send no more
         return self.read_lines(line)
 
     def read_line(self, limit: int = MAX_HEAD) -> bytes:
@@ -1456,9 +1857,9 @@ class Handler(BaseHTTPRequestHandler):
             line = self.read_line()
             match = CHUNK_LINE.fullmatch(line)
             if not match:
+                size_line = line.decode("latin-1")
                 raise Refusal(
-                    400,
-                    f"malformed chunk size {line.decode('latin-1')!r:.80}; it should be like '1f'",
+                    400, f"malformed chunk size {size_line!r:.80}; it should be like '1f'"
                 )
             size = int(match.group(1), 16)
             if len(body) + size > MAX_BODY:
@@ -1474,30 +1875,34 @@ class Handler(BaseHTTPRequestHandler):
 
     def compose(self, reply: Reply, request: Request | None = None) -> tuple[bytes, bytes]:
         """Make the head and the body of a reply, as they are before any fault spoils them."""
-        given = {name.lower(): value.lower() for name, value in reply.headers.items()}
-        if given.get("connection") == "close":
-            self.close_connection = True
+        given = {name.lower() for name in reply.headers}
+        if "connection" in given:
+            self.close_connection = self.close_connection or "close" in [
+                value.lower() for name, value in header_lines(reply.headers)
+                if name.lower() == "connection"
+            ]
         body = reply.body or b""
-        headers = self.usual_headers(reply, body, request)
-        if given:
-            headers = {name: value for name, value in headers.items() if name.lower() not in given}
-            headers.update(reply.headers)
+        usual = self.usual_headers(reply, body, request)
+        lines = [f"{name}: {value}\r\n" for name, value in usual if name.lower() not in given]
+        lines += [f"{name}: {value}\r\n" for name, value in header_lines(reply.headers)]
         if reply.status in (204, 304) or (request is not None and request.method == "HEAD"):
             body = b""
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        head = f"HTTP/1.1 {reply.status} {phrase(reply.status)}\r\n{lines}\r\n"
+        head = f"HTTP/1.1 {reply.status} {phrase(reply.status)}\r\n{''.join(lines)}\r\n"
         return head.encode("latin-1"), body
 
-    def usual_headers(self, reply: Reply, body: bytes, request: Request | None) -> dict[str, str]:
-        headers = {"Server": "mock_odoo", "Date": http_date(int(time.time()))}
+    def usual_headers(
+        self, reply: Reply, body: bytes, request: Request | None
+    ) -> list[tuple[str, object]]:
+        headers: list[tuple[str, object]] = [
+            ("Server", f"mock_odoo/{__version__}"), ("Date", http_date(int(Clock.wall())))
+        ]
         if reply.status not in (204, 304):  # these have no body to tell of (RFC 9110, section 8.6)
             kind = "application/json" if reply.is_json else "text/plain; charset=utf-8"
-            headers["Content-Type"] = kind
-            headers["Content-Length"] = str(len(body))
+            headers += [("Content-Type", kind), ("Content-Length", len(body))]
         if self.close_connection:
-            headers["Connection"] = "close"
+            headers.append(("Connection", "close"))
         elif request is not None and request.head.is_http_1_0:
-            headers["Connection"] = "keep-alive"
+            headers.append(("Connection", "keep-alive"))
         return headers
 
     def close_after_this(self) -> None:
@@ -1509,268 +1914,149 @@ class Handler(BaseHTTPRequestHandler):
 
         To close at once, with bytes unread, would reset the connection: the reply would be lost.
         """
-        socket.socket.shutdown(self.connection, socket.SHUT_WR)
-        deadline, seconds, left = time.monotonic() + LINGER, LINGER, 64 * MAX_BODY
+        Socket.shutdown(self.connection, socket.SHUT_WR)
+        deadline, seconds, left = Clock.now() + LINGER, LINGER, 64 * MAX_BODY
         while seconds > 0 and left > 0:
             self.connection.settimeout(seconds)
             data = self.connection.recv(65536)
             if not data:
                 return
             left -= len(data)
-            seconds = deadline - time.monotonic()
+            seconds = deadline - Clock.now()
 
-    def pause(self, seconds: float | None) -> bool:
-        """Wait so many seconds, or without end.
+    def is_let_go(self, request: Request) -> bool:
+        """Is the client no longer to wait: has a reset, a stop or an outage come since?"""
+        return self.server.is_closing or self.server.app.is_let_go(request)
 
-        True when the time is up, False when the client leaves or the reply is let go.
-        """
-        with self.alarm:
-            if self.server.has_closed():
-                return False
-            try:
-                return not self.alarm.wait(seconds, self.connection, HUNG_UP)
-            except ValueError:  # the connection was closed on our side
-                return False
+    def pause(self, seconds: float, request: Request) -> bool:
+        """Wait so many seconds. False where the client leaves or is let go before that."""
+        deadline = Clock.now() + seconds
+        self.server.note_delayed(self.connection, True)
+        try:
+            while not self.is_let_go(request):
+                left = deadline - Clock.now()
+                if left <= 0:
+                    return True
+                if has_left(self.connection, left):
+                    self.has_left = not self.is_let_go(request)
+                    break
+        finally:
+            self.server.note_delayed(self.connection, False)
+        self.close_connection = True  # who let it go has closed our reading half
+        return False
 
-    def send_whole(self, head: bytes, body: bytes) -> None:
+    def send_whole(self, head: bytes, body: bytes, request: Request) -> None:
         self.connection.sendall(head + body)
 
-    def send_drip(self, head: bytes, body: bytes) -> None:
-        rest = head + body
-        with self.alarm:  # held over all the pauses
-            while rest:
-                self.connection.sendall(rest[:1])
-                rest = rest[1:]
-                if not self.pause(DRIP_INTERVAL):
-                    break
-        self.connection.sendall(rest)
+    @fault("a TCP RST in place of the reply (WireMock CONNECTION_RESET_BY_PEER, toxiproxy reset_peer)")
+    def send_reset(self, head: bytes, body: bytes, request: Request) -> None:
+        self.close_connection = True
+        self.server.abort(self.connection)
 
-    def send_truncate(self, head: bytes, body: bytes) -> None:
+    @fault("the connection closed without a byte (WireMock EMPTY_RESPONSE)")
+    def send_close(self, head: bytes, body: bytes, request: Request) -> None:
+        self.close_after_this()
+
+    @fault("half of the promised body, then closed (toxiproxy limit_data)")
+    def send_truncate(self, head: bytes, body: bytes, request: Request) -> None:
         whole = head + body
         half = len(head) + len(body) // 2 if body else 10  # without a body, within the status line
         self.connection.sendall(whole[:half])
         self.close_after_this()
 
-    def send_garbage(self, head: bytes, body: bytes) -> None:
+    @fault("bytes that are not HTTP, then closed (WireMock RANDOM_DATA_THEN_CLOSE)")
+    def send_garbage(self, head: bytes, body: bytes, request: Request) -> None:
         self.connection.sendall(GARBAGE)
         self.close_after_this()
 
-    def send_close(self, head: bytes, body: bytes) -> None:
+    @fault("nothing, and the connection held open (toxiproxy timeout)")
+    def send_stall(self, head: bytes, body: bytes, request: Request) -> None:
+        self.pause(FOREVER, request)
         self.close_after_this()
 
-    def send_stall(self, head: bytes, body: bytes) -> None:
-        self.pause(None)
-        self.close_after_this()
-
-    def send_reset(self, head: bytes, body: bytes) -> None:
-        self.close_connection = True
-        self.server.abort(self.connection)
+    @fault("a correct reply, one byte every 100 ms (WireMock chunkedDribbleDelay, toxiproxy slicer)")
+    def send_drip(self, head: bytes, body: bytes, request: Request) -> None:
+        rest = head + body
+        while rest:
+            self.connection.sendall(rest[:1])
+            rest = rest[1:]
+            if rest and not self.pause(DRIP_INTERVAL, request):
+                break
+        if rest:
+            self.connection.sendall(rest)
 
 
 # ------------------------------------------------------------------------------------------
-# Listener: owns every socket and every thread. It hands the app's connections to the Wire, and
-# knows nothing of HTTP itself.
+# Listener: owns every socket, and the threads that serve them. It hands the connections to the
+# Wire, and knows nothing of HTTP itself.
 # ------------------------------------------------------------------------------------------
 
 EXCLUSIVE: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)  # Windows alone has it
 #: Close with a RST. The layout of struct linger differs by system.
 NO_LINGER = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 MAX_IDLE_WORKERS = 32
-NEW, RESERVED, OPEN, CLOSED, ENDED = range(5)  # the life of a listener, which only goes forward
+REST = 0.05  # seconds, when there are no descriptors left to accept a client
 
 
-def cut(connection: socket.socket) -> None:
-    """End a connection both ways, which wakes whoever reads it; closing it would not."""
+def cut(connection: Any, how: int = socket.SHUT_RDWR) -> None:
+    """Close a connection both ways, which wakes whoever reads it; closing it would not."""
     try:
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # an SSLSocket's would drop its state
+        Socket.shutdown(connection, how)  # an SSLSocket's own would drop its state
     except OSError:  # the client was faster
         pass
 
 
-class Worker(threading.Thread):
+class Worker:
     """Serves one connection after the other: starting a thread takes longer than serving one."""
 
-    connection: socket.socket | None = None  # None: nothing to do
-    address = ("", 0)
-
-    def __init__(self, listener: Listener) -> None:
-        super().__init__(name="mock_odoo worker", daemon=True)
+    def __init__(self, listener: Listener, connection: Any, address: tuple[str, int]) -> None:
         self.listener = listener
-        self._has_work = threading.Lock()  # held while there is no work
-        self._has_work.acquire()
+        self.connection: Any = connection  # None: nothing to do
+        self.address = address
+        self.has_work = Lock()  # held while there is no work
+        self.has_work.acquire()
+        self.task = Task("mock_odoo worker", self.run)
 
     def run(self) -> None:
         while self.connection is not None:
-            self.listener.process_request_thread(self.connection, self.address)
-            if not self.listener.finish_connection(self):
+            self.listener.serve(self)
+            if not self.listener.may_rest(self):
                 return
-            self._has_work.acquire()
-
-    def resume(self) -> None:
-        """Serve `connection`, or end if there is none."""
-        if self.ident is None:
-            self.start()
-        else:
-            self._has_work.release()
+            self.has_work.acquire()
 
 
 class Listener(ThreadingHTTPServer):
-    """A port, and the thread that owns it from the bind to the last connection.
+    """A port and its connections. Each start has a listener of its own, and so has each outage.
 
-    A signal interrupts the main thread anywhere, but no other. So that nothing is ever left half
-    done, this thread does all the work, and the other threads only ask: `open()`, `close()`.
-    After CLOSED the port is free and every connection cut; after ENDED the workers have ended.
+    First it is bound, which reserves the port; then it may be opened; in the end it is closed. The
+    server does all that under its lock, here called `lock`. When close() returns, the port is free
+    and every connection is cut; the threads end soon after. The acceptor only accepts.
     """
 
     request_queue_size = 1024  # with socketserver's 5, a burst of clients takes seconds to connect
 
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        app: MockOdooServer,
-        opens_after: float | None,
-        earlier: Sequence[Listener],
-        opened: Callable[[Listener], object],
-        closed: Callable[[Listener], object],
-    ) -> None:
-        """Open after so many seconds: 0 opens at once, None waits for open().
-
-        `earlier` listeners had the port; it is taken over when they have closed.
-        The thread calls `opened` before it accepts, and `closed` after it has cut everybody.
-        """
+    def __init__(self, host: str, port: int, app: MockOdooServer) -> None:
+        socketserver.BaseServer.__init__(self, (host, port), Handler)  # TCPServer's makes a socket
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), Handler, bind_and_activate=False)
         self.server_port = port
         self.app = app
-        self.opens_after = opens_after
-        self.earlier = earlier
-        self._opened = opened
-        self._closed = closed
-        self.state = NEW
-        self.error: Exception | None = None  # why it could not be opened
-        self.is_closing = False
-        self._spared = 0  # the thread whose connection is not cut
-        self._due = Alarm()  # ends the reservation: open() or close() was called
-        self._alarm = Alarm()  # ends everything: close() was called
-        self._news = News()  # the next state has come
-        self._process = os.getpid()
-        self._lock = threading.Lock()  # guards what follows
-        self._workers: set[Worker] = set()
+        self.lock = app._lock
+        self.is_open = self.is_closing = False
+        self.socket: Any = None
+        self._waker: Any = None
+        self._acceptor = Task("mock_odoo acceptor", self.serve_forever)
+        self._timer: Task | None = None
+        self._is_due = Lock()  # released when the timer need not wait any longer
+        self._is_due.acquire()
+        self._workers: list[Worker] = []  # some may have ended
         self._idle: list[Worker] = []
-        self._ended: collections.deque[Worker] = collections.deque()  # or about to end
-        self._acceptor = threading.Thread(target=self.run, name="mock_odoo acceptor", daemon=True)
+        self._delayed: set[Any] = set()  # connections whose reply waits
 
-    # -- What other threads ask for
-
-    def begin(self) -> None:
-        """Make the thread, which binds. Call this where no signal interrupts it."""
-        try:
-            if not self.is_closing:  # else another thread was faster
-                self._acceptor.start()
-                return
-        except RuntimeError as error:  # out of threads
-            self.error = error
-        self.socket.close()
-        self._enter(ENDED)
-
-    def settle(self) -> None:
-        """Wait for what begin() began: the port is bound, and open if that is due.
-
-        Raises OSError where the port cannot be had.
-        """
-        self._await(OPEN if self.opens_after == 0 else RESERVED)
-        if self.error is not None:
-            raise self.error
-
-    def open(self) -> None:
-        """Listen, if that is not done yet. Clients can connect when this returns."""
-        if self.state < OPEN and self._process == os.getpid():  # in a child, the port is not ours
-            self._due.ring()
-            self._await(OPEN)
-            if self.error is not None:
-                raise self.error
-
-    def close(self, spared: int = 0) -> None:
-        """Ask to free the port and to cut every connection but that of the `spared` thread.
-
-        Call it again to cut that one too.
-        """
-        self.is_closing = True
-        self._spared = spared
-        if self._process != os.getpid():  # in a forked child, the rest is our parent's
-            self.socket.close()
-            self.state = ENDED
-            return
-        self._due.ring()
-        self._alarm.ring()
-        if CLOSED <= self.state < ENDED:
-            self._cut_connections()
-
-    def serves(self, thread: int) -> bool:
-        """Is it one of the workers?"""
-        return any(worker.ident == thread for worker in list(self._workers))
-
-    def has_closed(self) -> bool:
-        return self.state >= CLOSED
-
-    def wait_closed(self) -> None:
-        """Wait until connections are refused."""
-        self._await(CLOSED)
-
-    def join(self, timeout: float) -> bool:
-        """Wait until every thread has ended; False where one has not."""
-        if not self._await(ENDED, timeout):
-            return False
-        if self._acceptor.ident is not None:
-            # It is about to end. Until 3.12, a signal in a long join() could spoil the thread.
-            self._acceptor.join(1.0)
-        return True
-
-    def _await(self, state: int, timeout: float = FOREVER) -> bool:
-        return self._news.wait(lambda: self.state >= state, timeout)
-
-    # -- The thread
-
-    def run(self) -> None:
-        """Live: take the port over, keep it reserved until it is time, accept, close."""
-        try:
-            for listener in self.earlier:
-                listener.wait_closed()
-            with self._alarm:  # before the bind: there may be no descriptors left
-                if not self.is_closing:
-                    self.server_bind()
-                if self.opens_after != 0:
-                    self._enter(RESERVED)
-                    with self._due:
-                        self._due.wait(self.opens_after)
-                self._accept()
-        except Exception as error:  # noqa: BLE001 - settle() or open() raises it
-            self.error = error
-            if self.state == RESERVED:  # maybe nobody waits for it
-                log_bug(f"cannot listen on port {self.server_port} again")
-        finally:
-            self.server_close()
-            self._closed(self)  # lets go the delayed replies, which are cut
-            self._enter(CLOSED)
-            self._cut_connections()  # again, as close() may have been called again
-            for worker in [*self._workers, *self._ended]:
-                worker.join()
-            self._enter(ENDED)
-
-    def _accept(self) -> None:
-        if not self.is_closing:
-            self.server_activate()
-            self._opened(self)
-            self._enter(OPEN)
-            self.serve_forever()
-
-    def _enter(self, state: int) -> None:
-        self.state = state
-        self._news.tell()
+    # -- What the server asks for, under the lock
 
     def server_bind(self) -> None:
         """Bind; unlike HTTPServer's, without asking DNS for our name, which can take 10 s."""
+        self.socket = Socket(self.address_family, socket.SOCK_STREAM)
         if EXCLUSIVE is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, EXCLUSIVE, 1)
         self._set_reuse(1)  # past connections in TIME_WAIT do not matter
@@ -1783,93 +2069,176 @@ class Listener(ThreadingHTTPServer):
         if EXCLUSIVE is None:  # on Windows, it would let a second server have the port
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, on)
 
-    def server_activate(self) -> None:
+    def start_timer(self, seconds: float, end_outage: Callable[[Listener], None]) -> None:
+        """Call that function after so many seconds, unless it is opened or closed before."""
+
+        def run() -> None:
+            if not self._is_due.acquire(timeout=seconds):
+                end_outage(self)
+
+        self._timer = Task("mock_odoo timer", run)
+        self._timer.start()
+
+    def open(self) -> None:
+        """Listen. Clients can connect when this returns."""
+        if self.is_open or self.is_closing:
+            return
         self._set_reuse(1)
-        super().server_activate()
+        self.socket.listen(self.request_queue_size)
+        self.socket.setblocking(False)
+        self._make_waker()
+        self._acceptor.start()
+        self.is_open = True
+        self._end_timer()
+
+    def _make_waker(self) -> None:
+        """A socket that is connected to itself. What is sent there wakes the acceptor."""
+        self._waker = Socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._waker.setblocking(False)
+        self._waker.bind(("127.0.0.1", 0))
+        self._waker.connect(self._waker.getsockname())
+
+    def _end_timer(self) -> None:
+        if self._is_due.locked():
+            self._is_due.release()
+
+    def close(self, spared: Task | None = None) -> None:
+        """Free the port, and cut every connection but that of the `spared` thread.
+
+        Call it again to cut that one too. Whatever was interrupted is done then.
+        """
+        self.is_closing = True
+        self.is_open = False
+        self._end_timer()
+        self._wake()
+        if self.socket is not None:
+            cut(self.socket)  # or the acceptor, which still looks at it, would keep the port
+            try:
+                self._set_reuse(1)  # the same
+            except OSError:  # it is closed already
+                pass
+            self.socket.close()
+        for worker in self._workers:
+            if worker.connection is not None and worker.task is not spared:
+                cut(worker.connection)
+                if EXCLUSIVE is not None:  # on Windows, that wakes no reader (CPython 91913)
+                    Socket.close(worker.connection)
+        while self._idle:
+            self._idle.pop().has_work.release()  # without a connection, they end
+
+    def _wake(self) -> None:
+        if self._waker is not None:
+            try:
+                self._waker.send(b"!")  # never read, so that it stays awake
+            except OSError:  # the acceptor has ended, or sleeps no more
+                pass
+            if not self._acceptor.is_alive():
+                self._waker.close()
+
+    def wake_delayed(self) -> None:
+        """Have the delayed replies look whether they are let go. A poll sees that we read no more."""
+        if HUNG_UP:
+            for connection in self._delayed:
+                cut(connection, socket.SHUT_RD)
+
+    def tasks(self) -> list[Task]:
+        """Its threads; some may have ended, or not begun."""
+        timer = [self._timer] if self._timer is not None else []
+        return [*timer, self._acceptor, *[worker.task for worker in self._workers]]
+
+    def is_alive(self) -> bool:
+        return any(task.is_alive() for task in self.tasks())
+
+    def after_fork(self) -> None:
+        """In a forked child, let go the copies: the port and the connections are the parent's."""
+        for each in [self.socket, self._waker, *[worker.connection for worker in self._workers]]:
+            if each is not None:
+                Socket.close(each)
+
+    # -- The acceptor
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Accept until close(), without polling."""
-        self.socket.setblocking(False)
-        while not self.is_closing:
-            try:
-                self._alarm.wait(other=self.socket)
-                self.process_request(*self.get_request())
-            except BlockingIOError:  # the alarm rang, or the client has left again
-                pass
-            except OSError:  # out of descriptors: the client waits, and so do we
-                self._await(CLOSED, 0.05)
-
-    def server_close(self) -> None:
-        """Free the port, cut the connections, and end the workers that are idle."""
-        cut(self.socket)  # a forked child would go on listening with its copy
+        """Accept until close(), without polling. Nothing else ends it."""
         try:
-            self._set_reuse(1)  # its copy would keep the port
-        except OSError:  # closed before it began
-            pass
-        self.socket.close()
-        self._cut_connections()
-        with self._lock:
-            while self._idle:
-                self._idle.pop().resume()
+            while not self.is_closing:
+                try:
+                    if wait_readable([self.socket, self._waker]) and not self.is_closing:
+                        self.process_request(*self.get_request())
+                except (BlockingIOError, ConnectionError):  # this client has left again
+                    pass
+                except (OSError, ValueError):  # out of descriptors: the client waits, and so do we
+                    if not self.is_closing:
+                        wait_readable([self._waker], REST)
+                except Exception:  # noqa: BLE001 - the next client is none the worse
+                    log_bug("a connection could not be accepted")
+        finally:
+            self._waker.close()
 
-    # -- The connections
-
-    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
-        connection, address = self.socket.accept()
+    def get_request(self) -> tuple[Any, tuple[str, int]]:
+        # A socket's own accept() makes an object of whatever class tests have put in its place.
+        descriptor, address = self.socket._accept()
+        connection = Socket(self.address_family, socket.SOCK_STREAM, 0, descriptor)
         connection.setblocking(True)  # whatever it has from our socket, or from setdefaulttimeout()
-        return connection, address[:2]
+        return connection, (address or ("", 0))[:2]  # macOS gives none where the client has left
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Have a worker serve a connection."""
-        with self._lock:
-            while self._ended and not self._ended[0].is_alive():
-                self._ended.popleft()
-            worker = self._idle.pop() if self._idle else Worker(self)
-            worker.connection, worker.address = request, client_address
-            self._workers.add(worker)
-        try:
-            worker.resume()
-        except RuntimeError:  # out of threads
-            with self._lock:
-                self._workers.discard(worker)
-            self.shutdown_request(request)
+        with self.lock:
+            if self.is_closing:
+                request.close()
+                return
+            if self._idle:
+                worker = self._idle.pop()
+                worker.connection, worker.address = request, client_address
+                worker.has_work.release()
+                return
+            worker = Worker(self, request, client_address)
+            try:
+                worker.task.start()
+            except RuntimeError:  # out of threads
+                self.shutdown_request(request)
+                return
+            self._workers = [each for each in self._workers if each.task.is_alive()]
+            self._workers.append(worker)
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Serve a connection, in a worker."""
+    # -- The workers
+
+    def serve(self, worker: Worker) -> None:
+        """Serve the connection of a worker to its end, and close it."""
         try:
             if self.app.ssl_context is not None:
-                request = self.secure(request, self.app.ssl_context)
-            self.finish_request(request, client_address)
+                self.secure(worker, self.app.ssl_context)
+            self.finish_request(worker.connection, worker.address)
         except OSError:  # the client hung up, or we did
             pass
         except BaseException:  # noqa: BLE001 - the worker has other connections to serve
             log_bug("a connection failed")
-
-    def finish_connection(self, worker: Worker) -> bool:
-        """Close the connection that a worker has served; is the worker to wait for another?"""
-        with self._lock:
+        with self.lock:
             connection, worker.connection = worker.connection, None
-        if connection is not None:
-            self.shutdown_request(connection)
-        with self._lock:
-            kept = not self.is_closing and len(self._idle) < MAX_IDLE_WORKERS
-            if kept:
-                self._idle.append(worker)
-            else:
-                self._workers.discard(worker)
-                self._ended.append(worker)
-        return kept
+        self.shutdown_request(connection)
 
-    def secure(self, connection: socket.socket, context: ssl.SSLContext) -> socket.socket:
+    def may_rest(self, worker: Worker) -> bool:
+        """Is a worker to wait for another connection?"""
+        with self.lock:
+            may_rest = not self.is_closing and len(self._idle) < MAX_IDLE_WORKERS
+            if may_rest:
+                self._idle.append(worker)
+        return may_rest
+
+    def shutdown_request(self, request: Any) -> None:
+        cut(request, socket.SHUT_WR)
+        Socket.close(request)
+
+    def secure(self, worker: Worker, context: ssl.SSLContext) -> None:
         """Shake hands, in the connection's thread: a silent client keeps nobody else waiting."""
         # Until 3.12, wrap_socket() leaks the socket where the client leaves before its hello.
-        if not connection.recv(1, socket.MSG_PEEK):
+        if not worker.connection.recv(1, socket.MSG_PEEK):
             raise ConnectionAbortedError("the client left")
-        worker = threading.current_thread()
-        assert isinstance(worker, Worker)
         try:
-            tls = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-            with self._lock:
+            tls = context.wrap_socket(
+                worker.connection, server_side=True, do_handshake_on_connect=False
+            )
+            with self.lock:
                 worker.connection = tls
             if self.is_closing:  # maybe only the plain socket was cut, which TLS has replaced
                 cut(tls)
@@ -1878,21 +2247,17 @@ class Listener(ThreadingHTTPServer):
             if not self.is_closing:  # else it was us
                 self.app.note_unmatched(f"TLS handshake failed: {error.strerror or error}")
             raise
-        return tls
 
-    def abort(self, connection: socket.socket) -> None:
+    def note_delayed(self, connection: Any, is_delayed: bool) -> None:
+        """Have wake_delayed() know whether a reply to this connection is delayed."""
+        with self.lock:
+            (self._delayed.add if is_delayed else self._delayed.discard)(connection)
+
+    def abort(self, connection: Any) -> None:
         """Close with a RST, at once: shutdown_request() would send a FIN first."""
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
-        with self._lock:
-            socket.SocketType.close(connection)
-
-    def _cut_connections(self) -> None:
-        with self._lock:
-            for worker in self._workers:
-                if worker.connection is not None and worker.ident != self._spared:
-                    cut(worker.connection)
-                    if EXCLUSIVE is not None:  # on Windows, that wakes no reader (CPython 91913)
-                        socket.SocketType.close(worker.connection)
+        with self.lock:
+            Socket.close(connection)
 
 
 # ------------------------------------------------------------------------------------------
@@ -1961,8 +2326,8 @@ class Control:
 
     def read_values(self, request: Request, names: Sequence[str]) -> dict[str, Any]:
         """What the query and the body say, by name."""
-        if request.refusal is not None:
-            raise request.refusal
+        if request.method in ("POST", "PUT") and not request.head.is_json:
+            raise Refusal(415, "Content-Type must be application/json")
         values: dict[str, Any] = dict(urllib.parse.parse_qsl(request.query, keep_blank_values=True))
         if request.body:
             values.update(request.parse())
@@ -2094,599 +2459,6 @@ class Control:
         except RuntimeError as error:  # somebody has just stopped it
             return Reply(409, {"error": str(error)})
         return self.state_reply()
-
-
-# ------------------------------------------------------------------------------------------
-# MockOdooServer: the public face. It says what a healthy service would say, asks the script for
-# the rest, and holds the current listener.
-# ------------------------------------------------------------------------------------------
-
-REMEDIES = {
-    errno.EADDRINUSE: "; stop what listens there, or take port=0, a free one",
-    errno.EACCES: "; take a port above 1023 that nobody has, or port=0, a free one",
-    errno.EADDRNOTAVAIL: "; host must be an address of this machine",
-}
-HEALTHY = Reply(200, {"status": "ok"})
-PASSING = Reply(200, {"status": "pass"})
-LOGIN_PAGE = Reply(
-    200, "<!DOCTYPE html>\n<title>Odoo</title>\n<h1>Log in</h1>\n", {"Content-Type": HTML}
-)
-
-
-class MockOdooServer:
-    """A fake Odoo that answers heartbeats as a test tells it to, and remembers them.
-
-    `port`         `default_port` unless given; 0 takes a free one, and after `start()` `port`
-                   tells which
-    `host`         the address to listen on, IPv4 or IPv6
-    `strict`       answer 422 to a heartbeat that breaks the contract of the specification
-    `ssl_context`  an `ssl.SSLContext` with a certificate, to serve HTTPS
-    `max_calls`    keep so many calls, the newest; the counts go on counting
-    `control`      offer the control API and its page under /_mock/
-    `on_call`      is called with every `Call`, before it is answered
-    `on_unmatched` is called with every line of `get_unmatched()`, before the client is answered
-    `on_event`     is called with every event, a dict like those of `get_events()`, and with
-                   {"event": "unmatched", ...} for every line of `get_unmatched()`
-
-    The three functions are called one at a time, in the order of what happened. What they raise is
-    logged. They may use the server, but not send it heartbeats.
-
-    Nothing is bound before `start()`, or a `with` block, which starts and stops. Another service is
-    a subclass with its own `endpoint`, `default_port`, `service` and `make_success`. Raises
-    TypeError or ValueError for what cannot be served.
-
-    `routes` may be changed. It maps a path, then a method, to a function that takes a request (see
-    `verdict`) and returns a `Reply`.
-    """
-
-    endpoint = "/api/v1/kkt/heartbeat"
-    default_port = 8069
-    service = "Odoo"
-    noun = "heartbeat"  # what is sent to the endpoint, for people to read
-
-    def __init_subclass__(cls, **kwargs: object) -> None:
-        """Another endpoint is sent something else than heartbeats."""
-        super().__init_subclass__(**kwargs)
-        if "endpoint" in vars(cls) and "noun" not in vars(cls):
-            cls.noun = "call"
-
-    def __init__(
-        self,
-        port: int | None = None,
-        host: str = "127.0.0.1",
-        *,
-        strict: bool = False,
-        ssl_context: ssl.SSLContext | None = None,
-        max_calls: int | None = None,
-        control: bool = False,
-        on_call: Callable[[Call], object] | None = None,
-        on_unmatched: Callable[[str], object] | None = None,
-        on_event: Callable[[Event], object] | None = None,
-    ) -> None:
-        self.port = check_whole("port", self.default_port if port is None else port, 0, 65535)
-        self.host = check_host(host)
-        self.strict = check_flag("strict", strict)
-        self.ssl_context = check_context(ssl_context)
-        if max_calls is not None:  # a deque takes no more than sys.maxsize
-            max_calls = min(check_whole("max_calls", max_calls, 1), sys.maxsize)
-        check_callable("on_call", on_call)
-        check_callable("on_event", on_event)
-        check_callable("on_unmatched", on_unmatched)
-        self._scenario = Scenario(max_calls, on_call, on_event, on_unmatched)
-        self._lifecycle = threading.Lock()  # guards what follows
-        self._listener: Listener | None = None  # each start and each outage makes a new one
-        self._listeners: list[Listener] = []  # also earlier ones whose threads may not have ended
-        self.routes = self._make_routes()
-        if check_flag("control", control):
-            add_routes(self.routes, Control(self).routes)
-
-    def _make_routes(self) -> Routes:
-        if not isinstance(self.endpoint, str) or not re.fullmatch('/[!"$->@-~]*', self.endpoint):
-            raise ValueError(
-                f"endpoint must be a path like /api/v2/receipt, not {self.endpoint!r:.80}"
-            )
-        routes: Routes = {self.endpoint: {"POST": self._answer_heartbeat}}
-        add_routes(
-            routes,
-            {
-                "/health": {"GET": lambda request: HEALTHY},
-                "/api/v1/health": {"GET": lambda request: HEALTHY},  # what some compose files ask
-                "/web/health": {"GET": lambda request: PASSING},  # Odoo's own probe
-                "/web/login": {"GET": lambda request: LOGIN_PAGE},
-            },
-        )
-        return routes
-
-    # -- What a healthy service says: for subclasses to override
-
-    def make_success(self, payload: dict[str, Any]) -> object:
-        """What the service says to a good heartbeat.
-
-        The body of the success reply: anything that JSON can express, or JSON ready-made as text or
-        bytes. Or a `Reply` of any kind, such as a 409 for a duplicate. Called for every well-formed
-        heartbeat before the script is asked, and by several threads at once.
-        """
-        return {"status": "ok", "message": "Heartbeat received"}
-
-    def find_problems(self, payload: dict[str, Any]) -> list[str]:
-        """What `strict` finds wrong, a line each."""
-        return contract_problems(payload)
-
-    def verdict(self, request: Request) -> Reply:
-        """What a healthy service says to a heartbeat, well-formed or not.
-
-        It is sent where the script would accept. The request has `method`, `path`, `query`,
-        `headers` (a mapping that ignores case), `body`, `client` and `payload`; so a subclass can
-        ask for a bearer token, or have one adapter down and the others up:
-
-            def verdict(self, request):
-                if request.headers["Authorization"] != "Bearer secret":
-                    return Reply(401, {"error": "no valid token"})
-                return super().verdict(request)
-        """
-        try:
-            payload = request.parse()
-            problems = self.find_problems(payload) if self.strict else []
-            if isinstance(problems, str):
-                raise TypeError("find_problems must return a list of lines")
-            if problems:
-                raise Refusal(422, "the heartbeat breaks the contract", problems=problems)
-        except Refusal as refusal:
-            return refusal.reply
-        success = self.make_success(payload)
-        return success if isinstance(success, Reply) else OK.but(body=encode(success))
-
-    def sender(self, call: Call) -> str:
-        """Who sent a call: the heartbeat's `adapter_id`, else the client's address."""
-        payload = call.payload
-        name = payload.get("adapter_id") if isinstance(payload, dict) else None
-        return name if isinstance(name, str) and name else call.client[0]
-
-    def describe_call(self, call: Call) -> str:
-        """What a call holds, in a line: at the terminal, on the page, in what --read prints.
-
-        Known fields of a heartbeat as words; any other JSON as it is, shortened.
-        """
-        payload = call.payload
-        known = ("adapter_id", "buffer_status", "circuit_breaker")
-        if payload is None:
-            return printable(call.body[:60].decode("utf-8", "replace"))
-        if not isinstance(payload, dict) or not any(name in payload for name in known):
-            return printable(json.dumps(payload, ensure_ascii=False)[:60])
-        name, queued, capacity, percent, state = (
-            shown(call.payload, *path.split("."))
-            for path in (
-                "adapter_id",
-                "buffer_status.current_queued",
-                "buffer_status.total_capacity",
-                "buffer_status.percent_full",
-                "circuit_breaker.state",
-            )
-        )
-        buffer = f"buffer {queued}/{capacity} ({percent}%)"
-        return f"{name:<10}  {buffer:<22}  breaker {state:<9}"
-
-    # -- What the wire and the listener ask
-
-    def check_head(self, head: Head) -> Refusal | None:
-        """What is wrong with a request whatever its body says."""
-        methods = self.routes.get(head.path)
-        if methods is None:
-            known = ", ".join(
-                f"{method} {path}" for path in self.routes for method in self.routes[path]
-            )
-            return Refusal(404, f"there is no {head.path:.200} here; there are {known}")
-        if self._find_route(head) is None:
-            allowed = ", ".join(methods) + (", HEAD" if "GET" in methods else "")
-            complaint = f"{head.path} takes {allowed}, not {head.method:.40}"
-            return Refusal(405, complaint, {"Allow": allowed})
-        coding = head.fields.get("content-encoding", "identity")
-        if coding.lower() != "identity":
-            return Refusal(
-                415, f"Content-Encoding {coding!r:.80} is not understood; send the body as it is"
-            )
-        kind = head.fields.get("content-type", "missing")
-        is_json = kind.partition(";")[0].strip().lower() == "application/json"
-        if head.method in ("POST", "PUT") and not is_json:
-            return Refusal(415, f"Content-Type must be application/json; it is {kind:.80}")
-        return None
-
-    def answer(self, request: Request) -> Reply:
-        """The reply to a request."""
-        route = self._find_route(request.head)
-        if route is None:
-            refusal = request.refusal or Refusal(404, "the route has just been removed")
-            self.note_unmatched(f"{refusal.reply.status} {request.method} {request.path}")
-            return refusal.reply
-        reply = route(request)
-        if not isinstance(reply, Reply):
-            raise TypeError(f"a route must return a Reply, not {reply!r:.80}")
-        if reply.body is None:
-            reply = self._word(reply)
-        if reply.alarm is None and (reply.delay or reply.fault):
-            reply = reply.but(alarm=self._scenario.alarm())
-        return reply
-
-    def _find_route(self, head: Head) -> Route | None:
-        methods = self.routes.get(head.path, {})
-        route = methods.get(head.method)
-        return methods.get("GET") if route is None and head.method == "HEAD" else route
-
-    def note_unmatched(self, what: str) -> None:
-        """Remember what came that is no call."""
-        self._scenario.note_unmatched(printable(what[:200]))
-
-    def _answer_heartbeat(self, request: Request) -> Reply:
-        return self._scenario.take(request, self._judge(request))
-
-    def _judge(self, request: Request) -> Reply:
-        """The verdict. The user's code runs before the call is recorded, which thus cannot fail."""
-        if request.refusal is not None:
-            return request.refusal.reply
-        try:
-            verdict = self.verdict(request)
-            if not isinstance(verdict, Reply):
-                raise TypeError(f"verdict must return a Reply, not {verdict!r:.80}")
-        except BaseException:  # noqa: BLE001 - the user's code; pytest.fail() is no Exception
-            what = "verdict, make_success or find_problems failed"
-            log_bug(what)
-            return Refusal(500, f"{what}; the log of the fake tells more").reply
-        return self._word(verdict) if verdict.body is None else verdict
-
-    def _word(self, reply: Reply) -> Reply:
-        """Say what the service itself says with a status."""
-        if reply.status < 400:
-            return reply.but(body=b"{}" if reply.status < 300 else b"")
-        unavailable = f"{self.service} service unavailable"
-        error = unavailable if reply.status == 503 else phrase(reply.status)
-        return reply.but(body=encode({"error": error}))
-
-    # -- Lifecycle
-
-    @property
-    def is_running(self) -> bool:
-        """True from `start()` to `stop()`, also during an outage."""
-        return self._listener is not None
-
-    @property
-    def url(self) -> str:
-        """Where clients reach it, like http://127.0.0.1:8069.
-
-        Raises RuntimeError where port 0 has not become a free port yet.
-        """
-        if not self.port:
-            raise RuntimeError(
-                "port=0 takes a free port when the server starts; "
-                "call start() before you ask for its address"
-            )
-        return self._address()
-
-    def _address(self) -> str:
-        # Windows connects to no wildcard, and takes 2 s to find that localhost is not ::1.
-        reachable = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"}
-        host = reachable.get(self.host, self.host)
-        scheme = "https" if self.ssl_context else "http"
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
-
-    @property
-    def heartbeat_url(self) -> str:
-        """Where to POST heartbeats."""
-        return self.url + self.endpoint
-
-    def start(self) -> None:
-        """Listen. Clients can connect when this returns.
-
-        Raises OSError where the address cannot be had, RuntimeError where the server runs already.
-        """
-        try:
-            self._settle(self._install("start", 0.0))
-            self._scenario.finish_reports()
-        except RuntimeError:  # it runs already, or there are no more threads
-            raise
-        except BaseException:  # also what a signal handler raises
-            self._uninstall()
-            raise
-
-    def stop(self) -> None:
-        """Refuse new connections, cut the others, let go what is delayed, end every thread.
-
-        All that is done when this returns (in on_call, its own connection and the threads end
-        afterwards). Harmless when not running. The memory and the script stay: `start()` goes on
-        with them, on the same port. A signal handler may call this. When an exception has
-        interrupted this, call it again.
-
-        Raises RuntimeError where a thread has not ended in 5 s, because a function of yours hangs,
-        such as on_call.
-        """
-        self._wait_for_threads(self._uninstall())
-        self._scenario.finish_reports()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
-
-    def down(self, seconds: float | None = None) -> None:
-        """An outage: refuse new connections and cut the others.
-
-        It lasts for `seconds`, or until `up()` or `reset()`. The port stays reserved meanwhile.
-        Raises RuntimeError where the server does not run, and OSError where somebody snatched the
-        port in the instant between listening and reserving; the server is stopped then.
-        """
-        seconds = None if seconds is None else check_seconds("seconds", seconds)
-        listener = self._install("up", seconds)
-        self._settle(listener)
-
-    def up(self) -> None:
-        """End an outage; harmless when there is none.
-
-        Raises RuntimeError where the server does not run.
-        """
-        self._needs_running().open()
-
-    def _needs_running(self) -> Listener:
-        listener = self._listener
-        if listener is None:
-            raise RuntimeError("not running; call start() first")
-        return listener
-
-    @shielded
-    def _install(self, event: str, opens_after: float | None) -> Listener:
-        """Make the listener that takes the port over from those before.
-
-        `event` is what its opening is: "start", or "up" after an outage.
-        """
-        with self._lifecycle:
-            if event == "up":
-                self._needs_running()
-            elif self._listener is not None:
-                raise RuntimeError(f"already running at {self._address()}; call stop() first")
-            earlier = [listener for listener in self._listeners if listener.state < ENDED]
-            opened = functools.partial(self._opened, event)
-            listener = Listener(
-                self.host, self.port, self, opens_after, earlier, opened, self._closed
-            )
-            self._listeners = [*earlier, listener]
-            self._listener = listener
-        if event == "up":
-            self._scenario.note("down", seconds=opens_after)
-        for each in earlier:
-            each.close(self._spared())
-        listener.begin()
-        return listener
-
-    @shielded
-    def _uninstall(self, listener: Listener | None = None) -> Sequence[Listener]:
-        """Close the current listener, whichever that is or only this one; return all that end."""
-        with self._lifecycle:
-            if listener in (None, self._listener):
-                self._listener = None
-            listeners = self._listeners if listener is None else [listener]
-        for each in listeners:
-            each.close(self._spared())
-        return listeners
-
-    def _opened(self, event: str, listener: Listener) -> None:
-        self.port = listener.server_port
-        fields = {"url": self.url} if event == "start" else {}
-        self._scenario.note(event, apart=True, **fields)
-
-    def _closed(self, listener: Listener) -> None:
-        self._scenario.release()
-        if self._listener is None and listener.state > NEW:
-            self._scenario.note("stop", apart=True)
-
-    def _settle(self, listener: Listener) -> None:
-        """Wait until a new listener has the port, and the earlier ones have ended."""
-        try:
-            listener.settle()
-        except Exception as error:
-            self._uninstall(listener)
-            if isinstance(error, OSError):
-                raise self._explain(error) from None
-            raise
-        self._wait_for_threads(listener.earlier)
-        listener.earlier = ()  # or each would keep all before it
-
-    def _explain(self, error: OSError) -> OSError:
-        cause = errno.EADDRNOTAVAIL if isinstance(error, socket.gaierror) else error.errno
-        remedy = REMEDIES.get(cause or 0, "")
-        complaint = f"cannot listen on {self.host}, port {self.port}: {error.strerror}{remedy}"
-        return OSError(error.errno, complaint)
-
-    def _wait_for_threads(self, listeners: Sequence[Listener]) -> None:
-        """Wait for the threads of closed listeners. Inside a worker, wait for the port only."""
-        deadline = time.monotonic() + PATIENCE
-        # Workers wait until their calls are reported, so a user's function cannot wait for them.
-        is_inside = self._serving() is not None or self._scenario.is_reporting()
-        for listener in listeners:
-            if is_inside:
-                listener.wait_closed()
-            elif not listener.join(max(0.0, deadline - time.monotonic())):
-                raise RuntimeError(
-                    f"a thread has not ended in {PATIENCE:.0f} s: a function of yours hangs, "
-                    "such as on_call"
-                )
-
-    def _serving(self, thread: int | None = None) -> Listener | None:
-        """The listener in whose thread the caller is, as on_call is; None elsewhere."""
-        thread = threading.get_ident() if thread is None else thread
-        return next((each for each in self._listeners if each.serves(thread)), None)
-
-    def _spared(self) -> int:
-        """The worker whose client is answered although the server ends; 0 for none."""
-        thread = self._scenario.origin()
-        return 0 if self._serving(thread) is None else thread
-
-    # -- The script
-
-    def play(self, script: ScriptLike, loop: bool = False) -> None:
-        """Answer heartbeats by this script from now on; the last call of `play` or a setter wins.
-
-            script := step ("," step)*              "503*2, reset, ok@6s, stall*"
-            step   := reply ["@" delay] ["*" [n]]   *n: n times.  *: for ever.  @2s, @250ms: wait
-            reply  := ok | status | fault
-
-        {replies}
-
-        In place of text, a `Reply`, a dict of its fields, or a list that mixes these will do. When
-        the script has run out, heartbeats succeed; with `loop`, it starts again instead. Raises
-        ValueError that quotes the step that cannot be read; the old script plays on.
-        """
-        self._scenario.play(Script(script, loop))
-
-    if play.__doc__:  # not under python -OO
-        play.__doc__ = play.__doc__.replace(
-            "{replies}",
-            "\n        ".join(
-                f"`{word}`".ljust(11) + " " + meaning
-                for word, meaning in describe_replies().items()
-            ),
-        )
-
-    def set_success(self) -> None:
-        """Accept every heartbeat."""
-        self.play("")
-
-    def set_failure_count(self, count: int) -> None:
-        """Refuse `count` heartbeats with 503, then accept them again."""
-        self.play(f"503*{check_whole('count', count, 0, MAX_TIMES)}")
-
-    def set_permanent_failure(self, enabled: bool = True) -> None:
-        """Refuse every heartbeat with 503; with False, end that and nothing else."""
-        if check_flag("enabled", enabled):
-            self.play("503*")
-        else:
-            self._scenario.end("503*")
-
-    @property
-    def script(self) -> str:
-        """What is left of the script, as text for `play`.
-
-        A `Reply` that no text can express shows as the nearest word.
-        """
-        return self._scenario.script_state()[0]
-
-    @property
-    def loop(self) -> bool:
-        """Does the script start again at its end?"""
-        return self._scenario.script_state()[1]
-
-    # -- The memory
-
-    def get_received_heartbeats(self) -> list[Any]:
-        """The payloads of the accepted calls that are kept, oldest first.
-
-        Each reader gets copies of their own.
-        """
-        return [call.payload for call in self._scenario.calls() if call.accepted]
-
-    def get_call_count(self) -> int:
-        """How many calls came since the last reset, accepted or not."""
-        return self._scenario.count("calls")
-
-    def get_heartbeat_count(self) -> int:
-        """How many of the calls since the last reset were accepted."""
-        return self._scenario.count("heartbeats")
-
-    def get_calls(self) -> list[Call]:
-        """The calls since the last reset that are kept, oldest first."""
-        return self._scenario.calls()
-
-    def get_unmatched(self) -> list[str]:
-        """What came lately that is no call, oldest first, such as "404 POST /api/v2/heartbeat".
-
-        These are other paths and methods, what is no HTTP, and TLS handshakes that failed. WireMock
-        calls them unmatched requests.
-        """
-        return self._scenario.unmatched()
-
-    def get_events(self) -> list[Event]:
-        """What was done to the fake since the last reset: the newest 100 events, oldest first.
-
-        Each is a dict with `event`, `at` (seconds since the epoch) and `time` (the same in
-        ISO 8601):
-
-            script  with `script` and `loop`: `play` or a setter was called
-            down    with `seconds`, None for an outage without an end
-            up      an outage has ended, by `up()`, by `reset()` or by itself
-            start   with `url`
-            stop, reset
-        """
-        return self._scenario.events()
-
-    def get_intervals(self) -> list[float]:
-        """The seconds from each call to the next, whatever was done to the wall clock."""
-        arrivals = [call._arrived for call in self._scenario.calls()]
-        return [later - earlier for earlier, later in zip(arrivals, arrivals[1:])]  # noqa: RUF007
-
-    def reset(self) -> None:
-        """Forget the calls, end the script and any outage, and release every delayed reply."""
-        self._scenario.reset()
-        listener = self._listener
-        if listener is not None:
-            listener.open()
-
-    def wait_for_heartbeats(
-        self, n: int, timeout: float = 5.0, where: Callable[[Any], object] | None = None
-    ) -> list[Any]:
-        """Block until `n` heartbeats have been accepted since the last reset.
-
-        Returns all that are kept. With `where`, a function of the payload, it waits for `n` that
-        fit, and returns those that fit. The function is called once for each, and what it raises
-        reaches the caller. Raises TimeoutError after `timeout` seconds, which tells what came.
-        """
-        check_callable("where", where)
-
-        def fits(call: Call) -> object:
-            return call.accepted and where is not None and where(call.payload)
-
-        calls = self._wait("heartbeats", n, timeout, None if where is None else fits)
-        return [call.payload for call in calls if call.accepted]
-
-    def wait_for_calls(
-        self, n: int, timeout: float = 5.0, where: Callable[[Call], object] | None = None
-    ) -> list[Call]:
-        """Block until `n` calls have come since the last reset.
-
-        Otherwise like `wait_for_heartbeats`; here `where` is a function of the `Call`.
-        """
-        check_callable("where", where)
-        return self._wait("calls", n, timeout, where)
-
-    def _wait(
-        self, what: str, n: int, timeout: float, fits: Callable[[Call], object] | None
-    ) -> list[Call]:
-        serving = self._serving()  # stop() waits for this thread, so it must give up
-        try:
-            return self._scenario.wait(
-                what, n, timeout, fits, lambda: serving is not None and serving.is_closing
-            )
-        except TimeoutError as error:
-            causes = []
-            if serving is not None and serving.is_closing:
-                causes.append("the server was stopped; ")
-            elif not self.is_running:
-                causes.append("the server is not running: call start(); ")
-            if in_event_loop():
-                causes.append(
-                    "this thread runs an event loop, which cannot send while it waits: "
-                    "use await asyncio.to_thread(...); "
-                )
-            raise TimeoutError("".join(causes) + str(error)) from None
-
-    def __repr__(self) -> str:
-        listener = self._listener
-        state = "running" if listener and listener.state == OPEN else "down"
-        state = "stopped" if listener is None else state
-        script, loop = self._scenario.script_state()
-        looping = " in a loop" if loop else ""
-        return (
-            f"<{type(self).__name__} {self._address()} {state}, "
-            f"script '{script}'{looping}, {self.get_call_count()} calls>"
-        )
 
 
 # ------------------------------------------------------------------------------------------
@@ -3017,7 +2789,8 @@ class Output:
         self.reporter = Reporter(args.json)
         self.is_quiet: bool = args.quiet
         self.journal: Journal | None = None
-        self.server: MockOdooServer | None = None  # until it runs, events are only written down
+        self.server: MockOdooServer | None = None
+        self._is_running = False  # until then, events are only written down
         if args.journal is not None:
             try:
                 self.journal = Journal(args.journal)
@@ -3034,11 +2807,10 @@ class Output:
     def on_event(self, event: Event) -> None:
         if self.journal is not None:
             self.journal.add(json.dumps(event))
-        if self.server is None:  # it is being made
-            return
-        if event["event"] == "start":  # which comes before any call
+        if event["event"] == "start" and self.server is not None:  # which comes before any call
+            self._is_running = True
             self.reporter.say(first_line(self.server), listening=self.server.url)
-        elif event["event"] != "stop" and not self.is_quiet:  # the summary tells of that
+        elif self._is_running and event["event"] != "stop" and not self.is_quiet:
             self.reporter.add_event(event)
 
     def close(self) -> None:
@@ -3123,6 +2895,379 @@ def leave() -> NoReturn:
         except (OSError, ValueError):  # nobody reads it any more
             pass
     os._exit(0)
+
+
+# ------------------------------------------------------------------------------------------
+# Ground floor: helpers for every room. They know nothing of heartbeats.
+# ------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """The fake's own clock, as it stands for another machine.
+
+    freezegun and its like replace the functions of `time`, and every module's copies of them. They
+    look into no class.
+    """
+
+    now = staticmethod(time.perf_counter)  # seconds, for what passes
+    wall = staticmethod(time.time)  # seconds since the epoch
+    localtime = staticmethod(time.localtime)
+    gmtime = staticmethod(time.gmtime)
+    sleep = staticmethod(time.sleep)
+    datetime = datetime.datetime
+
+
+def check_whole(name: str, value: int, low: int, high: float = FOREVER) -> int:
+    """Return `value`; raise TypeError or ValueError unless it is a whole number in range."""
+    limits = f"{low} or more" if high == FOREVER else f"from {low} to {high}"
+    allowed = f"a whole number{',' if high == FOREVER else ''} {limits}"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be {allowed}, not {value!r:.80}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be {allowed}, not {value!r:.80}")
+    return value
+
+
+def check_seconds(name: str, value: float) -> float:
+    """Return `value` as a float; raise TypeError or ValueError unless it is a time in range."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r:.80}")
+    if not 0 <= value <= MAX_SECONDS:  # written so that NaN fails too
+        raise ValueError(f"{name} must be from 0 to {MAX_SECONDS} seconds, not {value!r:.80}")
+    return float(value)
+
+
+def check_flag(name: str, value: bool) -> bool:
+    """Return `value`; raise TypeError unless it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {value!r:.80}")
+    return value
+
+
+def check_callable(name: str, value: object) -> None:
+    """Raise TypeError unless `value` is None or can be called."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be callable, not {value!r:.80}")
+
+
+def check_host(host: str) -> str:
+    if not isinstance(host, str):
+        raise TypeError(f"host must be text such as '127.0.0.1', not {host!r:.80}")
+    if not host:
+        raise ValueError("host must not be empty; '0.0.0.0' listens on every address")
+    return host
+
+
+def check_endpoint(endpoint: str) -> str:
+    if not isinstance(endpoint, str) or not re.fullmatch('/[!"$->@-~]*', endpoint):
+        raise ValueError(f"endpoint must be a path like /api/v2/receipt, not {endpoint!r:.80}")
+    if re.search("[<>{}*]", endpoint):
+        raise ValueError(
+            f"endpoint must be one path, without placeholders; {endpoint!r:.80} could be "
+            f"{re.sub('<[^>]*>|{[^}]*}|[*]', '7', endpoint)!r:.80}, a fake for each device"
+        )
+    return endpoint
+
+
+def check_context(context: ssl.SSLContext | None) -> ssl.SSLContext | None:
+    """Refuse a context that could serve nobody."""
+    if context is None:
+        return None
+    if not hasattr(context, "wrap_bio"):
+        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {context!r:.80}")
+    if context.check_hostname:
+        raise ValueError(
+            "ssl_context must be a server's, like ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)"
+        )
+    if not can_serve(context):
+        raise ValueError("ssl_context has no certificate; call its load_cert_chain() first")
+    return context
+
+
+def can_serve(context: ssl.SSLContext) -> bool:
+    """True if it has a certificate. Only a handshake tells, here one in memory."""
+    import ssl
+
+    hello, answer = ssl.MemoryBIO(), ssl.MemoryBIO()
+    anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
+    client = anyone.wrap_bio(answer, hello)
+    server = context.wrap_bio(hello, answer, server_side=True)
+    try:
+        client.do_handshake()
+    except ssl.SSLWantReadError:  # as ever: it waits for the answer
+        pass
+    try:
+        server.do_handshake()
+    except ssl.SSLWantReadError:
+        return True
+    except ssl.SSLError as error:
+        return error.reason != "NO_SHARED_CIPHER"
+    return True
+
+
+def printable(text: str) -> str:
+    """Replace control characters: they could drive a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def shown(payload: Any, *path: str) -> str:
+    """A value in a heartbeat, fit for a terminal: short, and without control characters."""
+    for name in path:
+        payload = payload.get(name) if isinstance(payload, dict) else None
+    if isinstance(payload, float):
+        return f"{payload:.1f}"[:32]
+    text = str(payload) if isinstance(payload, (str, int)) else "?"
+    return printable(text[:32])
+
+
+def in_event_loop() -> bool:
+    """Does an event loop of asyncio run in this thread?"""
+    asyncio = sys.modules.get("asyncio")
+    try:
+        return asyncio is not None and asyncio.get_running_loop() is not None
+    except RuntimeError:
+        return False
+
+
+def iso_time(seconds: float) -> str:
+    """Write seconds since the epoch as local time, such as 2026-11-25T12:00:30.123+03:00."""
+    return Clock.datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")
+
+
+def log_bug(message: str) -> None:
+    """Log the exception that is being handled; the fake logs nothing else."""
+    try:
+        import logging  # 4 ms that hardly any run needs
+
+        logging.getLogger("mock_odoo").exception(message)
+    except Exception:  # noqa: BLE001, S110 - a handler of the user's, or out of descriptors
+        pass
+
+
+def call_user(name: str, function: Callable[[Any], object], news: object) -> None:
+    """Call a function of the user's; what it raises is logged, and goes no further."""
+    task = current_task()
+    assert task is not None
+    task.doing = name
+    try:
+        function(news)
+    except BaseException:  # noqa: BLE001 - pytest.fail() is no Exception
+        log_bug(f"{name} failed")
+    finally:
+        task.doing = None
+
+
+# -- JSON
+
+MAX_DEPTH = 200  # levels; deeper JSON exhausts the recursion of some Pythons
+MAX_DIGITS = 4300  # of a whole number: int() takes no more from 3.11 on, and is slow before
+
+ENCODER = json.JSONEncoder(allow_nan=False)
+
+
+def encode(body: object) -> bytes:
+    """Make a body: bytes as they are, text as UTF-8, everything else as JSON."""
+    if isinstance(body, bytes):
+        return body
+    return (body if isinstance(body, str) else ENCODER.encode(body)).encode()
+
+
+def refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not valid JSON")
+
+
+def parse_float(text: str) -> float:
+    value = float(text)
+    if abs(value) == FOREVER:  # it could not be written as JSON again
+        raise ValueError(f"{text:.40} is too large a number")
+    return value
+
+
+def parse_int(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number has more than {MAX_DIGITS} digits")
+    return int(text)
+
+
+DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_float=parse_float)
+CAREFUL_DECODER = json.JSONDecoder(
+    parse_constant=refuse_constant, parse_float=parse_float, parse_int=parse_int
+)
+
+
+def parse_json(body: bytes) -> Any:
+    """Read JSON as RFC 8259 means it: UTF-8, no NaN, no Infinity. ValueError says what is wrong."""
+    if not body.strip():
+        raise ValueError("the body is empty")
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the body is not UTF-8: {error}") from None
+    if text.startswith("\ufeff"):
+        raise ValueError(
+            "the body begins with a byte order mark, which JSON must not (RFC 8259, section 8.1)"
+        )
+    if text.count("[") + text.count("{") > MAX_DEPTH and depth(text) > MAX_DEPTH:
+        raise ValueError(f"the body is nested deeper than {MAX_DEPTH} levels")
+    is_long = len(text) > MAX_DIGITS  # then the slow decoder must count the digits
+    try:
+        return (CAREFUL_DECODER if is_long else DECODER).decode(text)
+    except ValueError as error:
+        raise ValueError(f"the body is not JSON: {error}") from None
+
+
+def parse_or_none(body: bytes) -> Any:
+    try:
+        return parse_json(body)
+    except ValueError:
+        return None
+
+
+def depth(text: str) -> int:
+    """How deep JSON is nested. Counted without recursion, which deep input would exhaust."""
+    level = deepest = 0
+    for match in re.finditer(r'"(?:[^"\\]|\\.)*"?|[\[{]|([\]}])', text):
+        if match.group(1):
+            level -= 1
+        elif match.group() in ("[", "{"):
+            level += 1
+            deepest = max(deepest, level)
+    return deepest
+
+
+# -- Threads, and waiting. Tests patch classes and functions of threading, socket and select. So what
+# is needed of these is taken here, when the module is imported.
+
+Lock = threading.Lock
+RLock = threading.RLock
+Socket = socket.SocketType  # the class beneath socket.socket, whose methods nobody patches
+Buffer = io.BufferedReader
+start_new_thread = _thread.start_new_thread
+select_now = select.select
+make_poll: Any = getattr(select, "poll", None)  # Windows has none
+READABLE = getattr(select, "POLLIN", 1)
+HUNG_UP: int = getattr(select, "POLLRDHUP", 0)  # Linux alone has it
+GLANCE = 0.05  # seconds between looks whether a client has left, on other systems
+OWN = threading.local()
+
+
+def current_task() -> Task | None:
+    """The thread of a fake that the caller is in; None for any other thread."""
+    return getattr(OWN, "task", None)
+
+
+class Task:
+    """A thread of a fake. It never keeps the process from ending.
+
+    It is no threading.Thread, as such a thread's start() waits on an Event, whose methods tests
+    patch, and hangs at the interpreter's end. But threading knows it, by its name, while it lives.
+    """
+
+    doing: str | None = None  # the user's function that it is in
+
+    def __init__(self, name: str, function: Callable[[], object]) -> None:
+        self.name = name
+        self._function = function
+        self._has_begun = self._has_ended = False
+        self._end = Lock()
+        self._end.acquire()
+
+    def start(self) -> None:
+        """Begin; RuntimeError where the system has no thread left."""
+        start_new_thread(self._run, ())
+        self._has_begun = True
+
+    def is_alive(self) -> bool:
+        return self._has_begun and not self._has_ended
+
+    def _run(self) -> None:
+        try:
+            self._has_begun = True  # start() may have been interrupted
+            OWN.task = self
+            self._introduce()
+            self._function()
+        except BaseException:  # noqa: BLE001 - what it calls handles its own
+            log_bug(f"{self.name} failed")
+        finally:
+            getattr(threading, "_active", {}).pop(_thread.get_ident(), None)
+            self._has_ended = True
+            self._end.release()
+
+    def _introduce(self) -> None:
+        """Tell threading our name, and let coverage and debuggers see the user's functions."""
+        try:
+            threading.current_thread().name = self.name
+            for hook, name in ((sys.settrace, "_trace_hook"), (sys.setprofile, "_profile_hook")):
+                if getattr(threading, name, None) is not None:
+                    hook(getattr(threading, name))
+        except Exception:  # noqa: BLE001, S110 - it is patched
+            pass
+
+    def join(self, timeout: float) -> bool:
+        """Wait for its end; False when the time is up."""
+        if self.is_alive() and self._end.acquire(timeout=timeout):
+            self._end.release()  # an interruption may prevent that, so it is not what counts
+        return not self.is_alive()
+
+
+class Bell:
+    """Wakes those who wait for a change. Each waits for a lock of their own, so nobody holds one."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Any] = []
+
+    def ring(self) -> None:
+        """Make all who wait look again."""
+        try:
+            while self._waiting:
+                self._waiting.pop().release()
+        except IndexError:  # another thread rings, too
+            pass
+
+    def wait(self, has_come: Callable[[], bool], timeout: float) -> None:
+        """Wait until the change has come, until somebody rings, or until the time is up."""
+        mine = Lock()
+        mine.acquire()
+        self._waiting.append(mine)
+        try:
+            if not has_come():  # it may have come before we were on the list
+                mine.acquire(timeout=min(timeout, MAX_SECONDS))
+        finally:
+            try:
+                self._waiting.remove(mine)
+            except ValueError:  # taken off the list, to be released
+                pass
+
+
+def wait_readable(sockets: Sequence[Any], seconds: float | None = None) -> bool:
+    """Wait until one of the sockets can be read; False when the time is up."""
+    if make_poll is None:
+        return bool(select_now(sockets, [], [], seconds)[0])
+    poll = make_poll()
+    for each in sockets:
+        poll.register(each, READABLE)
+    return bool(poll.poll(None if seconds is None else seconds * 1000))
+
+
+def has_left(connection: Any, seconds: float = 0.0) -> bool:
+    """Wait so long, or less, until the client closes its half. True if it has.
+
+    Elsewhere than on Linux, bytes that wait to be read hide that.
+    """
+    try:
+        if HUNG_UP:
+            poll = make_poll()
+            poll.register(connection, HUNG_UP)
+            return bool(poll.poll(min(seconds, MAX_SECONDS) * 1000))
+        if not wait_readable([connection], min(seconds, GLANCE)):
+            return False
+        if not Socket.recv(connection, 1, socket.MSG_PEEK):
+            return True
+    except (OSError, ValueError):  # a RST, or the connection was closed on our side
+        return True
+    Clock.sleep(min(seconds, GLANCE))  # the bytes stay, so there is nothing to wait for
+    return False
 
 
 # ------------------------------------------------------------------------------------------
