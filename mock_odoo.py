@@ -467,22 +467,26 @@ class Call:
 class Record:
     """What came since the last reset, which begins a new record.
 
-    Whoever adds to it holds the lock. Readers need none: they take a number, or a copy of a deque.
+    Whoever adds to it holds the lock. Readers need none: they take a number, a tuple that is
+    replaced as a whole, or a copy of the list (a deque cannot be copied while it grows).
     """
 
     def __init__(self, max_calls: int | None) -> None:
-        self.calls: collections.deque[Call] = collections.deque(maxlen=max_calls)
+        self._max_calls = max_calls
+        self._calls: list[Call] = []
         self.call_count = 0  # also those that max_calls dropped
         self.heartbeat_count = 0
-        self.unmatched: collections.deque[str] = collections.deque(maxlen=MAX_UNMATCHED)
-        self.events: collections.deque[Event] = collections.deque(maxlen=MAX_EVENTS)
+        self.unmatched: tuple[str, ...] = ()
+        self.events: tuple[Event, ...] = ()
         self.doubtful: collections.deque[Call] = collections.deque(maxlen=MAX_DOUBTFUL)
 
     def add(self, reply: Reply, request: Request) -> Call:
         call = Call(self.call_count + 1, reply, request, self._find_spoilt(request.body))
         if call._is_spoilt or call.delay:
             self.doubtful.append(call)
-        self.calls.append(call)
+        self._calls.append(call)
+        if len(self._calls) - 1 == self._max_calls:
+            del self._calls[0]
         self.heartbeat_count += call.accepted
         self.call_count += 1
         return call
@@ -495,7 +499,9 @@ class Record:
         return None
 
     def calls_after(self, number: int) -> list[Call]:
-        calls = list(self.calls.copy())  # copy() is one step, also without the GIL
+        calls = self._calls.copy()  # one step, also without the GIL
+        if len(calls) - 1 == self._max_calls:  # the oldest is just being dropped
+            del calls[0]
         first = calls[0].number if calls else 0
         return calls[max(0, number + 1 - first):]
 
@@ -611,7 +617,7 @@ class Scenario:
     def note(self, name: str, **fields: object) -> Any:
         """Remember what was done to the fake, and tell of it."""
         event = make_event(name, **fields)
-        self.record.events.append(event)
+        self.record.events = (*self.record.events, event)[-MAX_EVENTS:]
         return self.teller.add("on_event", dict(event))
 
     # -- What came: the threads of clients call these, without the lock
@@ -651,7 +657,7 @@ class Scenario:
     def note_unmatched(self, what: str) -> None:
         """Remember what came that is no call."""
         with self._lock:
-            self.record.unmatched.append(what)
+            self.record.unmatched = (*self.record.unmatched, what)[-MAX_UNMATCHED:]
             self.teller.add("on_event", make_event("unmatched", unmatched=what))
             told = self.teller.add("on_unmatched", what)
         self.teller.tell()
@@ -718,7 +724,7 @@ def make_event(name: str, **fields: object) -> Event:
 
 def story(record: Record) -> str:
     """What came, for a person who waited for something else."""
-    calls, unmatched = record.calls_after(0), list(record.unmatched.copy())
+    calls, unmatched = record.calls_after(0), list(record.unmatched)
     timeline = ["..."] * (len(calls) > 20) + [call.reply for call in calls[-20:]]
     story = [f"calls: {', '.join(timeline)}" if calls else "no calls"]
     story += [f"last problem: {call.problem}" for call in calls if call.problem][-1:]
@@ -764,6 +770,7 @@ def give_back(lock: Any) -> None:
 # the rest, and holds the current listener.
 # ------------------------------------------------------------------------------------------
 
+RELEASE = 1.0  # seconds for an acceptor to let go of its port, which takes microseconds
 REMEDIES = {
     errno.EADDRINUSE: "; stop what listens there, or take port=0, a free one",
     errno.EACCES: "; take a port above 1023 that nobody has, or port=0, a free one",
@@ -1198,14 +1205,22 @@ class MockOdooServer:
         """Bind a listener in place of the present one, whose connections are cut."""
         self._close_all()
         listener = Listener(self.host, self.port, self)
-        self._listeners = [*filter(Listener.is_alive, self._listeners), listener]
+        earlier = [each for each in self._listeners if each.is_alive()]
+        self._listeners = [*earlier, listener]
         self._listener = listener  # before it has a socket, so that a stop() finds that
-        try:
-            listener.server_bind()
-        except OSError as error:
-            self._listener = None
-            listener.close()
-            raise self._explain(error) from None
+        deadline = Clock.now() + RELEASE
+        while True:
+            try:
+                listener.server_bind()
+                break
+            except OSError as error:
+                is_ours = any(each.is_accepting() for each in earlier) and Clock.now() < deadline
+                if is_ours and error.errno == errno.EADDRINUSE:
+                    Clock.sleep(0.001)
+                else:
+                    self._listener = None
+                    listener.close()
+                    raise self._explain(error) from None
         self.port = listener.server_port
         return listener
 
@@ -1338,7 +1353,7 @@ class MockOdooServer:
         These are other paths and methods, what is no HTTP, and TLS handshakes that failed. WireMock
         calls them unmatched requests.
         """
-        return list(self._scenario.record.unmatched.copy())
+        return list(self._scenario.record.unmatched)
 
     def get_events(self) -> list[Event]:
         """What was done to the fake since the last reset: the newest 100 events, oldest first.
@@ -1352,7 +1367,7 @@ class MockOdooServer:
             start   with `url`
             stop, reset
         """
-        return [dict(event) for event in self._scenario.record.events.copy()]
+        return [dict(event) for event in self._scenario.record.events]
 
     def get_intervals(self) -> list[float]:
         """The seconds from each call to the next, whatever was done to the wall clock."""
@@ -2056,6 +2071,8 @@ class Listener(ThreadingHTTPServer):
 
     def server_bind(self) -> None:
         """Bind; unlike HTTPServer's, without asking DNS for our name, which can take 10 s."""
+        if self.socket is not None:
+            self.socket.close()  # it could not be bound
         self.socket = Socket(self.address_family, socket.SOCK_STREAM)
         if EXCLUSIVE is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, EXCLUSIVE, 1)
@@ -2145,6 +2162,10 @@ class Listener(ThreadingHTTPServer):
         """Its threads; some may have ended, or not begun."""
         timer = [self._timer] if self._timer is not None else []
         return [*timer, self._acceptor, *[worker.task for worker in self._workers]]
+
+    def is_accepting(self) -> bool:
+        """Does its acceptor still look at the port? On Windows, nobody else can bind it then."""
+        return self._acceptor.is_alive()
 
     def is_alive(self) -> bool:
         return any(task.is_alive() for task in self.tasks())
@@ -2268,7 +2289,23 @@ class Listener(ThreadingHTTPServer):
 LONGEST_POLL = 60  # seconds that one GET /_mock/wait may take
 #: On a connection that was kept, Chromium would ask again after a 408.
 UNCACHED = {"Cache-Control": "no-store", "Connection": "close"}
+PAGE_PATH = "/_mock/"
+COUNTED = ("calls", "heartbeats")  # what one can wait for
 LOOPBACK = r"(::ffff:)?127(\.[0-9]{1,3}){3}|::1"
+
+
+def median(numbers: Sequence[float]) -> float | None:
+    """The middle one, or the mean of both; None for none. The module statistics costs 10 ms."""
+    ordered, middle = sorted(numbers), len(numbers) // 2
+    return (ordered[middle] + ordered[~middle]) / 2 if ordered else None
+
+
+def ask_user(function: Callable[[Call], str], call: Call) -> str:
+    """What a subclass says of a call; "?" where that fails."""
+    try:
+        return str(function(call))
+    except BaseException:  # noqa: BLE001 - the user's code; pytest.fail() is no Exception
+        return "?"
 
 
 def add_routes(routes: Routes, more: Routes) -> None:
@@ -2284,7 +2321,8 @@ class Control:
     Clients on this machine may use it if their Host is a loopback name, which no foreign web page
     can bring about by DNS rebinding; so may everybody who sends the token, if there is one.
     Changes must be application/json, which a foreign page cannot send without a preflight, and
-    that is never granted.
+    that is never granted. Where there is a token, the page is for everybody: it holds no data, and
+    asks for the token.
     """
 
     def __init__(self, server: MockOdooServer, token: str | None = None) -> None:
@@ -2292,20 +2330,22 @@ class Control:
             raise ValueError("the token must be printable ASCII without blanks, and not empty")
         self.server = server
         self.token = token
+        self._names: dict[Call, str] = {}  # senders that are known, or each state would ask again
 
     @property
     def routes(self) -> Routes:
         rows: tuple[tuple[str, str, Callable[[dict[str, Any]], Reply], Sequence[str]], ...] = (
-            ("GET", "/_mock/", self.page, ()),
+            ("GET", PAGE_PATH, self.page, ()),
             ("GET", "/_mock/state", self.state, ()),
             ("GET", "/_mock/calls", self.calls, ("since",)),
+            ("DELETE", "/_mock/calls", self.forget, ()),
             ("GET", "/_mock/events", self.events, ()),
-            ("GET", "/_mock/wait", self.wait, ("calls", "heartbeats", "timeout")),
+            ("GET", "/_mock/wait", self.wait, (*COUNTED, "timeout", "sender", "more")),
             ("PUT", "/_mock/script", self.script, ("script", "loop")),
             ("POST", "/_mock/reset", self.reset, ()),
             ("POST", "/_mock/down", self.down, ("seconds",)),
         )
-        to_page = Reply(302, b"", {"Location": "/_mock/"})
+        to_page = Reply(302, b"", {"Location": PAGE_PATH})
         routes: Routes = {path: {"GET": lambda request: to_page} for path in ("/", "/_mock")}
         for method, path, answer, names in rows:
             add_routes(routes, {path: {method: functools.partial(self.guard, answer, names)}})
@@ -2326,8 +2366,12 @@ class Control:
 
     def read_values(self, request: Request, names: Sequence[str]) -> dict[str, Any]:
         """What the query and the body say, by name."""
-        if request.method in ("POST", "PUT") and not request.head.is_json:
-            raise Refusal(415, "Content-Type must be application/json")
+        if request.method in ("POST", "PUT", "DELETE") and not request.head.is_json:
+            kind = request.head.fields.get("content-type", "missing")
+            raise Refusal(
+                415, "a change must have Content-Type: application/json, also without a body, so "
+                f"that no foreign web page can make one; it is {kind:.80}"
+            )
         values: dict[str, Any] = dict(urllib.parse.parse_qsl(request.query, keep_blank_values=True))
         if request.body:
             values.update(request.parse())
@@ -2340,6 +2384,8 @@ class Control:
         return values
 
     def is_allowed(self, request: Request) -> bool:
+        if self.token and request.path == PAGE_PATH:
+            return True
         fields = request.head.fields
         scheme, _, given = fields.get("authorization", "").partition(" ")
         if self.token and scheme.lower() == "bearer":
@@ -2389,34 +2435,66 @@ class Control:
     def state_reply(self, status: int = 200, **more: object) -> Reply:
         """The state of the server, with which every change is answered, too."""
         server = self.server
-        calls = reversed(server.get_calls())
+        calls = server.get_calls()
         count = server.get_call_count()
-        return Reply(
-            status,
-            {
-                "service": server.service,
-                "heartbeat_url": server.heartbeat_url,
-                "script": server.script,
-                "loop": server.loop,
-                "call_count": count,
-                "heartbeat_count": min(
-                    count, server.get_heartbeat_count()
-                ),  # more may have come since
-                "last_heartbeat": next((call.payload for call in calls if call.accepted), None),
-                "unmatched": server.get_unmatched(),
-                **more,
-            },
-            UNCACHED,
-        )
+        accepted = (call.payload for call in reversed(calls) if call.accepted)
+        state = {
+            "service": server.service,
+            "noun": server.noun,
+            "version": __version__,
+            "heartbeat_url": server.heartbeat_url,
+            "script": server.script,
+            "loop": server.loop,
+            "call_count": count,
+            "heartbeat_count": min(count, server.get_heartbeat_count()),  # more may have come since
+            "last_heartbeat": next(accepted, None),
+            "senders": self.senders(calls),
+            "unmatched": server.get_unmatched(),
+        }
+        return Reply(status, {**state, **more}, UNCACHED)
+
+    def senders(self, calls: Sequence[Call]) -> list[dict[str, object]]:
+        """Who sent the calls that are kept, and when: in the order of their first calls."""
+        now = Clock.wall()
+        known = self._names
+        names = {call: known.get(call) or ask_user(self.server.sender, call) for call in calls}
+        self._names = names
+        senders: dict[str, list[Call]] = {}
+        for call, name in names.items():
+            senders.setdefault(name, []).append(call)
+        return [self.describe_sender(name, own, now) for name, own in senders.items()]
+
+    def describe_sender(self, name: str, calls: Sequence[Call], now: float) -> dict[str, object]:
+        times = [call.received_at for call in calls]
+        return {
+            "sender": name,
+            "calls": len(calls),
+            "accepted": sum(call.accepted for call in calls),
+            "last_at": times[-1],
+            "seconds_since": now - times[-1],
+            "interval": median([later - at for at, later in zip(times, times[1:])]),  # noqa: RUF007
+        }
 
     def state(self, values: dict[str, Any]) -> Reply:
         return self.state_reply()
 
     def calls(self, values: dict[str, Any]) -> Reply:
         since = self.read_number(values, "since", "0")
-        calls = [call.to_json() for call in self.server.get_calls() if call.number > since]
+        calls = [self.describe(call) for call in self.server.get_calls() if call.number > since]
         body = f'{{"calls": [{", ".join(calls)}]}}'
         return Reply(200, body, {"Content-Type": "application/json", **UNCACHED})
+
+    def describe(self, call: Call) -> str:
+        """The JSON of a call, with what the server says of it."""
+        more = {
+            "sender": ask_user(self.server.sender, call),
+            "text": ask_user(self.server.describe_call, call),
+        }
+        return f"{call.to_json()[:-1]}, {json.dumps(more)[1:]}"
+
+    def forget(self, values: dict[str, Any]) -> Reply:
+        self.server.forget()
+        return self.state_reply()
 
     def events(self, values: dict[str, Any]) -> Reply:
         return Reply(200, {"events": self.server.get_events()}, UNCACHED)
@@ -2429,14 +2507,35 @@ class Control:
         timeout = self.read_number(values, "timeout", "5")
         if timeout > LONGEST_POLL:
             raise ValueError(f"timeout must be from 0 to {LONGEST_POLL} seconds, not {timeout}")
+        is_counted = self.make_filter(what, values)
         try:
-            if what == "calls":
+            if is_counted is not None:
+                self.server.wait_for_calls(n, timeout, is_counted)
+            elif what == "calls":
                 self.server.wait_for_calls(n, timeout)
             else:
                 self.server.wait_for_heartbeats(n, timeout)
         except TimeoutError as error:
             return self.state_reply(408, error=str(error))
         return self.state_reply()
+
+    def make_filter(self, what: str, values: dict[str, Any]) -> Callable[[Call], bool] | None:
+        """Which calls a wait counts; None where the server's own count will do."""
+        sender, more = values.get("sender"), str(values.get("more", 0))
+        if more not in ("0", "1"):
+            raise ValueError(f"more must be 0 or 1, not {more!r:.80}")
+        if sender is None and more == "0":
+            return None
+        earlier = set(self.server.get_calls() if more == "1" else ())
+
+        def is_counted(call: Call) -> bool:
+            return (
+                call not in earlier
+                and (what == "calls" or call.accepted)
+                and sender in (None, ask_user(self.server.sender, call))
+            )
+
+        return is_counted
 
     def script(self, values: dict[str, Any]) -> Reply:
         if "script" not in values:
@@ -3032,7 +3131,12 @@ def in_event_loop() -> bool:
 
 def iso_time(seconds: float) -> str:
     """Write seconds since the epoch as local time, such as 2026-11-25T12:00:30.123+03:00."""
-    return Clock.datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="milliseconds")
+    whole, millis = divmod(int(seconds * 1000), 1000)
+    now = Clock.localtime(whole)  # datetime's astimezone() fails at the interpreter's end
+    sign, offset = "-" if now.tm_gmtoff < 0 else "+", abs(now.tm_gmtoff) // 60
+    day = f"{now.tm_year}-{now.tm_mon:02}-{now.tm_mday:02}"
+    clock = f"{now.tm_hour:02}:{now.tm_min:02}:{now.tm_sec:02}.{millis:03}"
+    return f"{day}T{clock}{sign}{offset // 60:02}:{offset % 60:02}"
 
 
 def log_bug(message: str) -> None:
@@ -3303,75 +3407,86 @@ PAGE = r"""<!DOCTYPE html>
 <title>mock_odoo</title>
 <style>
 :root {
-  color-scheme: light dark; --line: #8884; --shade: #b3261e2e;
-  --good: #176f2c; --poor: #8a5a00; --bad: #b3261e; --level: #2b62b8;
+  color-scheme: light dark; --paper: #fff; --ink: #000; --line: rgba(136, 136, 136, .3);
+  --shade: rgba(179, 38, 30, .18); --good: #176f2c; --poor: #8a5a00; --bad: #b3261e;
+  --level: #2b62b8;
 }
 @media (prefers-color-scheme: dark) {
   :root {
-    --shade: #ff8a8038; --good: #6fd08c; --poor: #f0b849; --bad: #ff8a80; --level: #8ab4f8;
+    --paper: #121212; --ink: #fff; --shade: rgba(255, 138, 128, .22); --good: #6fd08c;
+    --poor: #f0b849; --bad: #ff8a80; --level: #8ab4f8;
   }
 }
-.up, .accepted { --kind: var(--good); }
-.scripted, .down, .refused { --kind: var(--poor); }
-.gone, .faulted { --kind: var(--bad); }
-.level { --kind: var(--level); }
+.up, .accepted { --kind: var(--good); } .scripted, .down, .refused { --kind: var(--poor); }
+.gone, .spoilt, .late, #error { --kind: var(--bad); } .level { --kind: var(--level); }
+h1 span, i, .late, .label, .problem, #error { color: var(--kind); }
+[hidden], li span:empty { display: none !important; }
 body {
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere;
-  max-width: 56rem; margin: 0 auto; padding: 1rem;
+  font: 1rem/1.4 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+  word-wrap: break-word; max-width: 64rem; margin: 0 auto; padding: .5rem 1rem;
 }
-h1 { font-size: 1rem; font-weight: normal; margin: 0; opacity: .75; }
-h2 { font-size: 1rem; margin: 1.5rem 0 .5rem; }
-.row { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; }
-.row h2 { flex: 1; margin: 0; }
-button, input[type=text] {
-  font: inherit; color: inherit; background: #8882; min-height: 2.5rem; padding: 0 .8rem;
-  border: 1px solid var(--line); border-radius: .4rem;
+h1 { font-size: 1.3rem; margin: 0; } h2 { font-size: 1rem; margin: .3rem 0; }
+small { display: block; opacity: .75; }
+.row, .box, figcaption, li { display: flex; flex-wrap: wrap; align-items: center; }
+.row { margin: 0 -.2rem; } .row > * { margin: .2rem; } .row h2 { flex: 1; }
+button, input, .box { font: inherit; color: inherit; min-height: 2.5rem; box-sizing: border-box; }
+button, input {
+  background: rgba(136, 136, 136, .13); border: 1px solid var(--line); border-radius: .4rem;
+  padding: 0 .6rem;
 }
-input[type=text] { flex: 1 1 10rem; min-width: 0; font-family: monospace; }
-p { font-size: 1.2rem; font-weight: bold; margin: 0; }
-p span { color: var(--kind); }
-#left, .label { white-space: nowrap; }
-#error { color: var(--bad); min-height: 1.5rem; }
-small { opacity: .75; }
-figure { margin: 1rem 0; }
-figcaption { display: flex; flex-wrap: wrap; gap: 0 1rem; font-size: .85rem; }
-figcaption i { font-style: normal; color: var(--kind); }
+#modes button { flex: auto; }
+button[aria-pressed=true] { box-shadow: inset 0 0 0 3px var(--level); }
+#forget { min-width: 9.5rem; } #sure { flex: 1 1 100%; }
+input { flex: 1 1 6rem; min-width: 0; font-family: monospace; }
+input::placeholder { color: inherit; opacity: .75; }
+.box input { flex: none; width: 1.5rem; margin: 0 .4rem 0 0; }
+figure { margin: .4rem 0; } figcaption { font-size: .85rem; } i { font-style: normal; }
+figcaption span { margin-right: 1rem; }
 .outage { background: var(--shade); padding: 0 .3rem; }
-svg { display: block; width: 100%; height: 146px; font-size: 11px; }
+svg { display: block; width: 100%; font-size: 11px; }
 svg text { fill: currentColor; opacity: .75; text-anchor: middle; }
-svg line { stroke: var(--line); }
-svg rect { fill: var(--shade); }
-svg path { fill: var(--kind); }
+svg .name { text-anchor: start; } svg line { stroke: var(--line); }
+svg rect { fill: var(--shade); } svg path { fill: var(--kind); }
 svg .level { stroke: var(--kind); stroke-width: 1.5; fill-opacity: .2; }
-ol { list-style: none; margin: .5rem 0; padding: 0; font-variant-numeric: tabular-nums; }
-li {
-  display: flex; flex-wrap: wrap; gap: 0 .7rem;
-  padding: .3rem 0; border-top: 1px solid var(--line);
+#senders { min-height: 1.4rem; }
+ul, ol { list-style: none; margin: .2rem 0; padding: 0; font-variant-numeric: tabular-nums; }
+li span { margin-right: .7rem; min-width: 0; unicode-bidi: isolate; }
+#calls li { padding: .2rem 0; border-top: 1px solid var(--line); }
+.sender { max-width: 16rem; overflow: hidden; text-overflow: ellipsis; }
+.sender, .late, .label { font-weight: bold; }
+#left, .sender, .label { white-space: nowrap; }
+.label { min-width: 5.5rem; } .number { min-width: 2.2rem; opacity: .75; }
+.problem { flex-basis: 100%; }
+@media (min-width: 44rem) {
+  #columns { display: grid; grid-template-columns: 17.5rem minmax(0, 1fr); grid-gap: 0 1.5rem; }
+  #steer { position: sticky; top: 0; align-self: start; }
+  #senders { max-height: 9rem; overflow-y: auto; }
 }
-.label { min-width: max(7rem, 15%); font-weight: bold; color: var(--kind); }
-.number { min-width: 2.4rem; opacity: .75; }
-.problem { flex-basis: 100%; color: var(--kind); }
 </style>
 </head>
 <body>
-<h1>mock_odoo</h1>
-<p><span id="state" role="status">Connecting</span><span id="left" role="timer"></span></p>
-<small id="counts"></small>
-<div><small id="unmatched"></small></div>
-
-<figure id="timeline">
-<svg id="strip" role="img"></svg>
-<figcaption>
+<h1><span id="state" role="status">This page needs a newer browser</span>
+<span id="left" role="timer"></span></h1>
+<form class="row" id="login" hidden>
+<label for="token">Token</label>
+<input type="password" id="token" autocomplete="current-password" aria-describedby="error">
+<button>Open</button>
+</form>
+<div id="error" role="alert"></div>
+<main id="main">
+<small id="counts"></small><small id="unmatched"></small>
+<ul id="senders"></ul>
+<figure id="timeline"><svg id="strip" role="img"></svg><figcaption>
 <span class="accepted"><i>&#9679;</i> accepted</span>
 <span class="refused"><i>&#9650;</i> refused</span>
-<span class="faulted"><i>&#10006;</i> faulted</span>
+<span class="spoilt"><i>&#10006;</i> spoilt</span>
 <span class="outage">outage</span>
-<span class="level"><i>&#9473;</i> buffer, 0 to 100%</span>
-</figcaption>
-</figure>
-
-<h2>Odoo is</h2>
-<div class="row">
+<span class="level" id="level"><i>&#9473;</i> buffer, 0 to 100%</span>
+</figcaption></figure>
+<div id="columns">
+<section id="steer">
+<h2 id="service">The fake is</h2>
+<div class="row" id="modes">
 <button data-script="">all well</button>
 <button data-script="503*3">failing 3 times</button>
 <button data-script="503*">failing for ever</button>
@@ -3382,42 +3497,50 @@ li {
 <button data-script="expired*">session expired</button>
 <button id="down" data-seconds="10">out for 10 s</button>
 </div>
-
 <h2><label for="script">Script</label></h2>
 <form class="row" id="play">
 <input type="text" id="script" placeholder="503*2, ok@6s" autocomplete="off"
  autocapitalize="off" spellcheck="false" aria-describedby="error">
-<label><input type="checkbox" id="loop"> loop</label>
+<label class="box"><input type="checkbox" id="loop"> loop</label>
 <button>Play</button>
 </form>
-<div id="error" role="alert"></div>
-
-<div class="row"><h2>Heartbeats, the newest first</h2>
-<button id="forget">Forget everything</button></div>
+</section>
+<section>
+<div class="row" id="memory">
+<h2 id="noun">Calls, the newest first</h2>
+<button id="forget">Forget everything</button>
+<button id="sure" hidden>Forget all calls, and the script</button>
+</div>
 <ol id="calls"></ol>
+</section></div>
+<small id="version"></small>
+</main>
 
 <script>
-"use strict";
+"use strict";  // and nothing that is newer than Chromium 60 and Firefox 60
 const NO_ANSWER = "No answer: an outage, or the fake was stopped";
 const KEPT = 100;  // calls
-let calls = [];  // the newest, oldest first
-let events = [];
-let service = "Odoo";
+let calls = [], events = [];  // the newest, oldest first
+let state = {service: "The fake", noun: "call", script: "", senders: []};  // as last heard
+let heard = 0, clockThen = 0;  // when that was, by the page's stopwatch and by the fake's clock
 let lost = false;  // is the fake out of reach?
-let outageEnd = 0;  // of the outage that was asked for on this page, in milliseconds
+let outageStart = 0, outageEnd = 0;  // of the outage that was asked for here, in milliseconds
+let token = remember("");
 
 const at = id => document.getElementById(id);
 const newest = () => calls[calls.length - 1] || {number: 0};
+const now = () => clockThen + (performance.now() - heard) / 1000;
+const isOutage = () => lost && outageEnd > Date.now() - 3000;  // it may end a little late
 
-// A call in words
+// Words
 
-const MARKS = {accepted: "\u25cf", refused: "\u25b2", faulted: "\u2716"};
+const MARKS = {accepted: "\u25cf", refused: "\u25b2", spoilt: "\u2716"};
+const HIDDEN = /[\0-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
+const safe = words => String(words).replace(HIDDEN, "\ufffd");  // it could turn round what follows
 const many = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
 const clock = seconds => new Date(Math.round(seconds * 1000)).toTimeString().slice(0, 8);
-
-function kindOf(call) {
-  return call.accepted ? "accepted" : /^[0-9]+$/.test(call.reply) ? "refused" : "faulted";
-}
+const kindOf = call =>
+  call.accepted ? "accepted" : /^[0-9]+$/.test(call.reply) ? "refused" : "spoilt";
 
 function label(call) {  // as a script has it: ok@250ms
   if (!call.delay) return call.reply;
@@ -3425,70 +3548,147 @@ function label(call) {  // as a script has it: ok@250ms
   return `${call.reply}@${number.toFixed(6).replace(/[.]?0+$/, "")}${whole ? "s" : "ms"}`;
 }
 
+function duration(seconds) {
+  const [size, unit] = [[86400, "days"], [3600, "h"], [60, "min"], [1, "s"]]
+    .find(([size]) => seconds >= 2 * size) || [1, "s"];
+  const number = seconds / size;
+  return `${number < 10 ? Number(number.toPrecision(2)) : Math.round(number)} ${unit}`;
+}
+
 function text(value) {
   const words = typeof value === "string" ? value : JSON.stringify(value);
   return words === undefined ? "?" : words.slice(0, 60);
 }
 
-function row(call) {
-  const kind = kindOf(call), beat = call.payload || {};
-  const buffer = beat.buffer_status || {}, breaker = beat.circuit_breaker || {};
-  const queued = `${text(buffer.current_queued)}/${text(buffer.total_capacity)}`;
-  const parts = [
-    ["label", `${MARKS[kind]} ${label(call)}`],
-    ["time", clock(call.received_at)],
-    ["number", `#${call.number}`],
-    ["adapter", text(beat.adapter_id)],
-    ["buffer", `buffer ${queued} (${text(buffer.percent_full)}%)`],
-    ["breaker", `breaker ${text(breaker.state)}`],
-    ["repeats", call.repeats && `repeats #${call.repeats}`],
-    ["problem", call.problem],
-  ];
-  const item = document.createElement("li");
-  item.className = item.title = kind;
-  for (const [name, words] of parts) if (words) {
-    const part = item.appendChild(document.createElement("span"));
+function fill(item, kind, parts) {  // only what has changed, or a selection would be lost
+  if (item.className !== kind) item.className = item.title = kind;
+  parts.forEach(([name, given], index) => {
+    const words = safe(given || "");
+    const part = item.children[index] || item.appendChild(document.createElement("span"));
     part.className = name;
-    part.textContent = words;
-  }
-  return item;
+    if (part.textContent !== words) part.textContent = part.title = words;
+  });
 }
 
-// The strip: calls that come close together pile up; the buffer's fill has its own band below
+// What is said above the strip
+
+function plays({noun, script, loop}) {
+  const isOne = loop ? !script.includes(",") : /^[^,*]*[*]$/.test(script);
+  const every = !isOne ? "" : /^[345]/.test(script) ? `refuses every ${noun}`
+    : /^(ok|drip)/.test(script) ? `answers every ${noun} late`
+    : /^[a-z]/.test(script) ? "spoils every answer" : "";
+  return (every ? `${every} (${script})` : `plays ${script}`) + (loop ? " in a loop" : "");
+}
+
+function tell(kind, words, left = "") {
+  at("state").className = at("left").className = kind;
+  at("left").textContent = left;  // apart, or a screen reader would count along
+  if (at("state").textContent !== words) at("state").textContent = words;
+}
+
+function tick() {
+  const {service, script} = state, left = Math.ceil((outageEnd - Date.now()) / 1000);
+  if (isOutage()) tell("down", `${service} is down`, `for ${Math.max(1, left)} s more`);
+  else if (lost) tell("gone", NO_ANSWER);
+  else if (/^(ok[*])?$/.test(script)) tell("up", `${service} is up`);
+  else tell("scripted", safe(`${service} ${plays(state)}`));
+  for (const button of document.querySelectorAll("#modes button")) {
+    button.setAttribute("aria-pressed", String(isOn(button)));
+  }
+  showSenders();
+  if (!at("strip").matches(":hover")) draw();  // or the marks' titles would never be seen
+}
+
+function isOn(button) {
+  if (button === at("down") || lost) return button === at("down") && isOutage();
+  const loops = "loop" in button.dataset, all = steps(button.dataset.script);
+  const left = steps(state.script);  // of a loop it may begin anywhere
+  if (loops !== Boolean(state.loop)) return false;
+  return loops ? left.length === all.length && (all + all).includes(left) : all.endsWith(left);
+}
+
+function steps(script) {  // ",ok,503,503" for "ok, 503*2"
+  return script.split(", ").map(step => {
+    const [word, times] = step.split("*");
+    return times === "" ? "," + step : ("," + word).repeat(Math.min(times || 1, KEPT));
+  }).join("");
+}
+
+function isLate({last_at, interval}) {
+  return !lost && interval !== null && now() - last_at > Math.max(2, 2 * interval);
+}
+
+function showSenders() {  // who is late stands first
+  const list = at("senders"), inTime = state.senders.filter(sender => !isLate(sender));
+  const senders = state.senders.filter(isLate).concat(inTime);
+  while (list.children.length > senders.length) list.lastChild.remove();
+  senders.forEach((one, index) => {
+    const {sender, last_at, interval} = one, silent = Math.max(0, now() - last_at);
+    const usual = interval === null ? "" : ` (usually every ${duration(interval)})`;
+    const [call] = calls.filter(call => call.sender === sender).slice(-1);
+    const {buffer_status: buffer, circuit_breaker: breaker} = call && call.payload || {};
+    const {current_queued: queued, total_capacity: capacity, percent_full: percent} = buffer || {};
+    fill(list.children[index] || list.appendChild(document.createElement("li")), "", [
+      ["sender", sender],
+      ["last", `last ${duration(Math.floor(silent))} ago${usual}`],
+      ["late", isLate(one) && "LATE"],
+      ["buffer", buffer && `buffer ${text(queued)}/${text(capacity)} (${text(percent)}%)`],
+      ["breaker", breaker && `breaker ${text(breaker.state)}`],
+    ]);
+  });
+}
+
+// The strip: calls that come close together pile up; each sender's buffer has a band below
 
 const SHAPES = {  // one pixel wide, around 0, 0
   accepted: "M-.42 0a.42.42 0 1 0 .84 0a.42.42 0 1 0-.84 0",
   refused: "M0-.5L.55.45H-.55Z",
-  faulted: "M-.5-.3L-.3-.5 0-.2 .3-.5 .5-.3 .2 0 .5.3 .3.5 0 .2-.3.5-.5.3-.2 0Z",
+  spoilt: "M-.5-.3L-.3-.5 0-.2 .3-.5 .5-.3 .2 0 .5.3 .3.5 0 .2-.3.5-.5.3-.2 0Z",
 };
 const STEPS = [.1, .2, .5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 21600];
-const MARGIN = 8, CALLS = 84, BUFFER = 124, BUFFER_HEIGHT = 32, WORDS = 140;  // pixels
+const MARGIN = 8, HEIGHT = 124;  // pixels; the height is that with one buffer or none
 
 function draw() {
-  const now = Date.now() / 1000, width = at("timeline").clientWidth;
-  at("strip").replaceChildren();
-  at("strip").setAttribute("aria-label", "No heartbeat yet");
-  if (!calls.length) return put("text", {x: width / 2, y: CALLS}, "No heartbeat yet");
-  const times = calls.map(call => call.received_at), first = Math.min(...times);
-  const spans = outages(now).filter(([from, to]) => to > first);
-  const latest = Math.max(...times, ...spans.flat()), gap = usualGap(times);
-  const silence = Math.max(10, 5 * gap);  // no more of it, or the calls would lose their room
-  const last = Math.max(first + 2, latest, Math.min(now, latest + silence));
+  const width = at("timeline").clientWidth, {noun} = state, bands = findBands();
+  const height = bands.length < 2 ? 32 : Math.min(18, 72 / bands.length);  // of one band
+  const base = bands.length ? HEIGHT - 40 : HEIGHT;
+  const floor = bands.length ? base + 8 + height * bands.length : base;
+  const times = calls.map(call => call.received_at), isAll = !calls.length || calls[0].number === 1;
+  const spans = outages(), begins = isAll ? spans.map(([from]) => from) : [];
+  const first = Math.min(...times, ...begins), last = Math.max(first + 2, now(), ...times);
   const x = time => MARGIN + (time - first) / (last - first) * (width - 2 * MARGIN);
-  at("strip").setAttribute("aria-label", describe(Math.max(...times) - first, spans.length));
-  for (const [from, to] of spans) {
-    const left = x(Math.max(from, first));
-    put("rect", {x: left, width: Math.max(3, x(to) - left), y: 0, height: BUFFER});
+  const seen = spans.filter(([, to]) => to > first);
+  at("strip").textContent = "";
+  at("strip").setAttribute("height", floor + 22);
+  at("strip").setAttribute("aria-label", describe(Math.max(...times) - first, seen.length));
+  at("level").hidden = calls.length > 0 && !bands.length;
+  if (!calls.length) put("text", {x: width / 2, y: base - 8}, `No ${noun} yet`);
+  if (first === Infinity) return;
+  for (const [from, to] of seen) {
+    const left = x(Math.max(from, first)), width = Math.max(3, x(to) - left);
+    put("rect", {x: left, width, y: 0, height: floor});
   }
-  drawTicks(first, last, width, x);
-  drawBuffer(x, x(last));
-  const beside = x(first + gap) - x(first);  // so wide, a beat has the next one at its side
-  drawCalls(x, Math.max(3.5, Math.min(10, beside > 3 ? beside : width / calls.length)));
+  drawTicks(first, last, width, floor, x);
+  put("line", {x1: 0, x2: width, y1: base, y2: base});
+  bands.forEach((own, index) => {
+    drawBuffer(own, base + 8 + height * (index + 1), height - 2, x, x(last));
+    const name = safe(own[0].sender.replace(/^(.{20}).{3,}/, "$1\u2026"));
+    const place = {class: "name", x: 0, y: base + 17 + height * index};
+    if (bands.length > 1 && height >= 12) put("text", place, name);
+  });
+  const gaps = times.slice(1).map((time, index) => time - times[index]).sort((a, b) => a - b);
+  const beside = x(first + (gaps[gaps.length >> 1] || 0)) - x(first);  // the usual gap
+  drawCalls(x, base, Math.max(3.5, Math.min(10, beside > 3 ? beside : width / calls.length)));
 }
 
-function usualGap(times) {  // the median
-  const gaps = times.slice(1).map((time, index) => time - times[index]).sort((a, b) => a - b);
-  return gaps[gaps.length >> 1] || 0;
+const percentOf = call => ((call.payload || {}).buffer_status || {}).percent_full;
+
+function findBands() {  // for each sender, the calls that tell of a buffer
+  const bands = new Map();
+  for (const call of calls) if (typeof percentOf(call) === "number") {
+    bands.set(call.sender, (bands.get(call.sender) || []).concat(call));
+  }
+  return Array.from(bands.values());
 }
 
 function put(tag, attributes, words = "", parent = at("strip")) {
@@ -3498,7 +3698,7 @@ function put(tag, attributes, words = "", parent = at("strip")) {
   return parent.appendChild(element);
 }
 
-function outages(now) {
+function outages() {
   const spans = [];
   let since = null;
   for (const event of events) {
@@ -3508,41 +3708,38 @@ function outages(now) {
       since = null;
     }
   }
-  return since === null ? spans : [...spans, [since, now]];
+  return since === null ? spans : [...spans, [since, now()]];
 }
 
 function describe(seconds, outageCount) {
   const [unit, size] = seconds < 120 ? ["second", 1] : ["minute", 60];
   const count = kind => `${calls.filter(call => kindOf(call) === kind).length} ${kind}`;
-  return `${many(calls.length, "call")} within ${many(Math.ceil(seconds / size) || 1, unit)}: `
-    + `${Object.keys(MARKS).map(count).join(", ")}; ${many(outageCount, "outage")}`;
+  const when = `within ${many(Math.ceil(seconds / size) || 1, unit)}`;
+  const what = calls.length ? `${many(calls.length, "call")} ${when}: `
+    + Object.keys(MARKS).map(count).join(", ") : `No ${state.noun} yet`;
+  return outageCount || calls.length ? `${what}; ${many(outageCount, "outage")}` : what;
 }
 
-function drawTicks(first, last, width, x) {
+function drawTicks(first, last, width, floor, x) {
   const step = STEPS.find(step => (last - first) / step < width / 70) || (last - first) / 4;
   for (let time = Math.ceil(first / step) * step; time <= last; time += step) {
     const tenth = "." + Math.floor(Math.round(time * 1000) % 1000 / 100);
     const words = clock(time).slice(0, step < 60 ? 8 : 5) + (step < 1 ? tenth : "");
-    put("line", {x1: x(time), x2: x(time), y1: 0, y2: BUFFER + 4});
+    put("line", {x1: x(time), x2: x(time), y1: 0, y2: floor + 4});
     const room = Math.min(x(time), width - x(time));
-    if (room > 3 * words.length) put("text", {x: x(time), y: WORDS}, words);
+    if (room > 3 * words.length) put("text", {x: x(time), y: floor + 16}, words);
   }
-  for (const y of [CALLS, BUFFER]) put("line", {x1: 0, x2: width, y1: y, y2: y});
 }
 
-function drawBuffer(x, right) {
-  let top = "", left;
-  for (const call of calls) {
-    const percent = ((call.payload || {}).buffer_status || {}).percent_full;
-    if (typeof percent !== "number") continue;
-    const y = BUFFER - Math.max(0, Math.min(100, percent)) / 100 * BUFFER_HEIGHT;
-    if (!top) left = x(call.received_at);
-    top += `H${x(call.received_at)}V${y}`;
-  }
-  if (top) put("path", {class: "level", d: `M${left} ${BUFFER}${top}H${right}V${BUFFER}`});
+function drawBuffer(own, floor, height, x, right) {
+  const y = call => floor - Math.max(0, Math.min(100, percentOf(call))) / 100 * height;
+  const top = own.map(call => `H${x(call.received_at)}V${y(call)}`).join("");
+  const left = x(own[0].received_at);
+  put("path", {class: "level", d: `M${left} ${floor}${top}H${right}V${floor}`});
+  put("line", {x1: 0, x2: right + MARGIN, y1: floor, y2: floor});
 }
 
-function drawCalls(x, size) {
+function drawCalls(x, base, size) {
   const ends = [];  // for each level, where it is free again
   const levels = calls.map(call => {
     const left = x(call.received_at), free = ends.findIndex(end => end <= left);
@@ -3550,122 +3747,184 @@ function drawCalls(x, size) {
     ends[level] = left + .7 * size;
     return level;
   });
-  const rise = Math.min(size, (CALLS - 12) / ends.length);
+  const rise = Math.min(size, (base - 12) / ends.length);
   calls.forEach((call, index) => {
-    const kind = kindOf(call), y = CALLS - 6 - levels[index] * rise;
-    const transform = `translate(${x(call.received_at)} ${y}) scale(${size})`;
-    const mark = put("path", {class: kind, d: SHAPES[kind], transform});
-    put("title", {}, `#${call.number} ${label(call)} ${clock(call.received_at)}`, mark);
+    const {number, received_at, sender} = call, kind = kindOf(call);
+    const place = `translate(${x(received_at)} ${base - 6 - levels[index] * rise})`;
+    const mark = put("path", {class: kind, d: SHAPES[kind], transform: `${place} scale(${size})`});
+    put("title", {}, safe(`#${number} ${label(call)} ${clock(received_at)} ${sender}`), mark);
   });
 }
 
 // Asking the fake
 
+class Lost extends Error {}  // nobody answered
+class Closed extends Error {}  // without the token
+
 async function ask(method, path, body) {
   const headers = {"Content-Type": "application/json"};
-  const request = {method, headers, body: body && JSON.stringify(body)};
-  const response = await fetch("/_mock/" + path, request)
-    .catch(() => { throw new Error(NO_ANSWER); });
-  const data = await response.json();
+  if (token) headers.Authorization = `Bearer ${token}`;
+  let response, data;
+  try {
+    response = await fetch("/_mock/" + path, {method, headers, body: body && JSON.stringify(body)});
+    data = await response.json();
+  } catch (error) {
+    throw new Lost(NO_ANSWER);
+  }
+  if (response.status === 403) throw new Closed(data.error);
   if (!response.ok && response.status !== 408) throw new Error(data.error);
   return data;
 }
 
-function tell(kind, words, left = "") {
-  at("state").className = at("left").className = kind;
-  at("left").textContent = left;  // apart, or a screen reader would count along
-  if (at("state").textContent !== words) at("state").textContent = words;
+function remember(words) {  // until the tab is closed
+  try {
+    if (words) sessionStorage.setItem("token", words);
+    return sessionStorage.getItem("token") || "";
+  } catch (error) {  // a browser that keeps nothing
+    return words;
+  }
 }
 
-function tellLoss() {
-  const left = Math.ceil((outageEnd - Date.now()) / 1000);
-  if (left < -2) tell("gone", NO_ANSWER);
-  else tell("down", `${service} is down`, ` for another ${Math.max(1, left)} s`);
-  draw();
+function unlock() {
+  at("login").hidden = false;
+  at("main").hidden = true;
+  tell("gone", "This fake asks for the token that it was started with");
+  complain(token ? "That is not the right token." : "");
+  at("token").focus();
+  return new Promise(done => at("login").onsubmit = event => {
+    event.preventDefault();
+    token = remember(at("token").value.replace(/[^!-~]/g, "?"));
+    done();
+  });
 }
 
-async function show(state) {
-  service = state.service;
-  document.title = `${service} (fake)`;
-  if (!state.script) tell("up", `${service} is up`);
-  else tell("scripted", `${service} plays ${state.script}${state.loop ? " in a loop" : ""}`);
-  at("counts").textContent =
-    `${state.heartbeat_count} of ${state.call_count} heartbeats accepted at ${state.heartbeat_url}`;
-  at("unmatched").textContent =
-    state.unmatched.length ? `Missed the endpoint: ${state.unmatched.slice(-3).join(", ")}` : "";
-  await update(state.call_count);
+function complain(words, row = at("login")) {  // below the row that was used
+  row.parentNode.insertBefore(at("error"), row.nextSibling);
+  at("error").textContent = safe(words);
+}
+
+async function show(told) {
+  const {service, noun, senders: [one]} = state = told;
+  heard = performance.now();
+  clockThen = one ? one.last_at + one.seconds_since : Date.now() / 1000;
+  if (lost || !at("login").hidden) complain("");
+  lost = at("main").hidden = false;
+  at("login").hidden = true;
+  const words = {
+    service: `${service} is`,
+    noun: `${noun.slice(0, 1).toUpperCase()}${noun.slice(1)}s, the newest first`,
+    counts: `${told.heartbeat_count} of ${many(told.call_count, noun)} accepted`
+      + ` at ${told.heartbeat_url}`,
+    unmatched: told.unmatched.length
+      && `Missed the endpoint: ${told.unmatched.slice(-3).join(", ")}`,
+    version: `mock_odoo ${told.version}`,
+  };
+  for (const id in words) at(id).textContent = safe(words[id] || "");
+  document.title = safe(`${service} (fake)`);
+  await update(told.call_count);
+  tick();
   draw();
 }
 
 async function update(callCount) {
   const callsAfter = async n => (await ask("GET", `calls?since=${Math.max(0, n)}`)).calls;
-  const {number, received_at} = newest();
-  let more = await callsAfter(number ? number - 1 : callCount - KEPT);
-  const isNewest = call => call && call.number === number && call.received_at === received_at;
-  if (number && !isNewest(more[0])) {  // what is shown was forgotten
-    calls = [];
-    at("calls").replaceChildren();
+  const {number, received_at} = newest(), list = at("calls");
+  const open = calls.find(call => call.took === null) || newest();  // it may have ended since
+  let more = await callsAfter(number ? open.number - 1 : callCount - KEPT);
+  if (number && !more.some(call => call.number === number && call.received_at === received_at)) {
+    calls = [];  // what is shown was forgotten
+    list.textContent = "";
     more = await callsAfter(callCount - KEPT);
   }
   ({events} = await ask("GET", "events"));
-  for (const call of more) if (call.number > newest().number) {
-    calls.push(call);
-    at("calls").prepend(row(call));
+  for (const call of more) {
+    const known = calls.findIndex(each => each.number === call.number);
+    if (known < 0) list.insertBefore(document.createElement("li"), list.firstChild);
+    const index = known < 0 ? calls.push(call) - 1 : known, kind = kindOf(call);
+    calls[index] = call;
+    fill(list.children[calls.length - 1 - index], kind, [
+      ["label", `${MARKS[kind]} ${label(call)}`],
+      ["time", clock(call.received_at)],
+      ["number", `#${call.number}`],
+      ["text", call.text],
+      ["repeats", call.repeats && `repeats #${call.repeats}`],
+      ["left", call.left && `client left after ${call.took.toFixed(1)} s`],
+      ["problem", call.problem],
+    ]);
   }
   calls = calls.slice(-KEPT);
-  while (at("calls").children.length > KEPT) at("calls").lastChild.remove();
+  while (list.children.length > KEPT) list.lastChild.remove();
 }
 
 async function watch() {
   for (let path = "state"; ; ) {
+    const asked = Date.now();
     try {
-      const state = await ask("GET", path);
-      await show(state);
-      if (lost) {
-        lost = false;
-        outageEnd = 0;
-        at("error").textContent = "";
-      }
-      const {number} = newest();
-      path = number > state.call_count ? "state" : `wait?calls=${number + 1}&timeout=5`;
+      const told = await ask("GET", path);
+      if (asked > outageStart) outageEnd = 0;
+      await show(told);
+      const {number} = newest(), patience = calls.some(call => call.took === null) ? 1 : 5;
+      path = number > told.call_count ? "state" : `wait?calls=${number + 1}&timeout=${patience}`;
     } catch (error) {
       path = "state";
-      lost = true;
-      tellLoss();
+      if (error instanceof Closed) {
+        await unlock();
+        continue;
+      }
+      lost = lost || error instanceof Lost;
+      if (lost) tick();
+      else complain(`The page failed: ${error.message}`);
       await new Promise(resolve => setTimeout(resolve, 500));
     }
   }
 }
 
-async function change(method, path, body, then = show) {
-  at("error").textContent = "";
+async function change(element, method, path, body, then = show) {
+  const row = element.closest(".row");
+  const why = isOutage() ? `${state.service} is down, and nothing can reach it until it is up` : "";
+  complain(why, row);
   try {
     await then(await ask(method, path, body));
+    complain("", row);
   } catch (error) {
-    at("error").textContent = error.message;
+    complain(error instanceof Lost && why || error.message, row);
   }
 }
-
-at("down").onclick = () => {
-  const seconds = Number(at("down").dataset.seconds);
-  if (!lost) {  // noted before it begins, since the poll may be cut before this is answered
-    outageEnd = Date.now() + seconds * 1000;
-    events.push({event: "down", at: Date.now() / 1000});
-  }
-  change("POST", "down", {seconds}, tellLoss);
-};
 
 for (const button of document.querySelectorAll("[data-script]")) {
   const {script, loop} = button.dataset;
-  button.onclick = () => change("PUT", "script", {script, loop: loop !== undefined});
+  button.onclick = () => change(button, "PUT", "script", {script, loop: loop !== undefined});
 }
-at("forget").onclick = () => change("POST", "reset", {});
+at("down").onclick = () => {
+  const seconds = Number(at("down").dataset.seconds);
+  const begin = () => {
+    outageStart = Date.now();
+    outageEnd = outageStart + seconds * 1000;
+    events.push({event: "down", at: now()});
+  };
+  if (!lost) begin();  // at once, since the poll may be cut before this is answered
+  change(at("down"), "POST", "down", {seconds}, () => {
+    begin();
+    lost = true;
+    tick();
+  });
+};
 at("play").onsubmit = event => {
   event.preventDefault();
-  change("PUT", "script", {script: at("script").value, loop: at("loop").checked});
+  change(at("play"), "PUT", "script", {script: at("script").value, loop: at("loop").checked});
 };
+const askToForget = asks => {  // the second button stands apart, out of reach of a double click
+  at("sure").hidden = !asks;
+  at("forget").textContent = asks ? "Keep all" : "Forget everything";
+};
+at("forget").onclick = () => askToForget(at("sure").hidden);
+at("sure").onclick = () => {
+  askToForget(false);
+  change(at("memory"), "POST", "reset", {});
+};
+at("state").textContent = "Connecting";
 window.onresize = draw;
-setInterval(() => lost && tellLoss(), 1000);  // Windows takes 2 s to say that it is refused
+setInterval(() => (heard || lost) && at("login").hidden && tick(), 1000);
 watch();
 </script>
 </body>
