@@ -68,7 +68,7 @@ TYPE_CHECKING = False  # typing's own would cost its import, 3 ms
 if TYPE_CHECKING:
     import argparse
     import ssl
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import IO, Any, NoReturn, Self, TypeAlias, TypeVar
 
     Method = TypeVar("Method", bound=Callable[..., Any])
@@ -225,12 +225,20 @@ HINTS = {
 }
 
 
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """Such as " (did you mean 'reset'?)", or "" where nothing is near."""
+    import difflib  # only mistakes need it
+
+    near = difflib.get_close_matches(word[:80].lower(), list(words), 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
 def describe_replies() -> dict[str, str]:
     """Every kind of reply that a script can name, and what the client gets."""
     words = {word: meaning for word, (meaning, _) in WORDS.items()}
     ok = words.pop("ok")
     status = "that status (200 to 599), with a JSON error for 4xx and 5xx"
-    proxy = "a proxy's HTML page, as nginx sends it when Odoo does not answer"
+    proxy = "the HTML page of a proxy (nginx) whose service does not answer"
     return {"ok": ok, "503 ...": status, "502, 504": proxy, **FAULTS, **words}
 
 
@@ -257,9 +265,10 @@ class Script:
         """Read a script; TypeError or ValueError says what is wrong with it."""
         self.loop = check_flag("loop", loop)
         try:
-            self._steps = [step for step in read_steps(script) if step.times]
+            self._steps = read_steps(script)
         except RecursionError:
             raise ValueError("the script holds itself, or lists in lists without end") from None
+        check_order(self._steps, loop)
 
     def next(self) -> tuple[Reply | None, Script]:
         """The next reply, None when the script has run out; and the script that is left."""
@@ -279,11 +288,18 @@ class Script:
         return ", ".join(map(str, self._steps))
 
 
+def check_order(steps: Sequence[Step], loop: bool) -> None:
+    """Refuse a step behind one that lasts for ever. (A loop may have it: its rest is a script.)"""
+    for step, after in zip(steps, () if loop else steps[1:]):
+        if step.times == FOREVER:
+            raise ValueError(f"step '{after}' can never come: '{step}' before it lasts for ever")
+
+
 def read_steps(script: ScriptLike) -> list[Step]:
     if isinstance(script, Reply):
         return [Step(script)]
     if isinstance(script, dict):
-        return [Step(Reply(**script))]
+        return [Step(read_fields(script))]
     if isinstance(script, str):
         texts = script.split(",") if script.strip() else []
         return [read_step(text.strip()) for text in texts]
@@ -297,6 +313,20 @@ def read_steps(script: ScriptLike) -> list[Step]:
     raise TypeError(
         f"a script must be text, a Reply, the fields of one, or a list of these, not {script!r:.80}"
     )
+
+
+REPLY_FIELDS = ("status", "body", "headers", "delay", "fault", "accepts")
+
+
+def read_fields(fields: dict[str, Any]) -> Reply:
+    """Make a Reply from a dict, as JSON has it."""
+    for name in fields:
+        if name not in REPLY_FIELDS:
+            hint = did_you_mean(str(name), REPLY_FIELDS)
+            raise TypeError(
+                f"{name!r:.80} is no field of a Reply{hint}; it has {', '.join(REPLY_FIELDS)}"
+            )
+    return Reply(**fields)
 
 
 def read_step(text: str) -> Step:
@@ -320,7 +350,8 @@ def read_reply(word: str) -> Reply:
         return Reply(fault=word)
     if re.fullmatch("[2-5][0-9][0-9]", word):
         return Reply(int(word))
-    hint = f" ({HINTS[word]})" if word in HINTS else ""
+    known = HINTS.get(word.lower())
+    hint = f" ({known})" if known else did_you_mean(word, [*WORDS, *FAULTS])
     raise ValueError(
         f"{word!r:.80} is no reply{hint}; expected one of {', '.join([*WORDS, *FAULTS])} or a "
         "status from 200 to 599, then maybe a delay (@2s, @250ms) and a count (*3, "
@@ -343,6 +374,8 @@ def read_count(text: str) -> int:
         raise ValueError(
             f"{text!r:.80} is no count; it is written like *3, or * for ever, behind any delay"
         )
+    if not int(text):
+        raise ValueError("it can never come: its count is 0; leave the step out")
     return int(text)
 
 
@@ -412,8 +445,9 @@ class Call:
 
     __slots__ = (  # noqa: RUF023 - the public ones in the order of the journal
         "number", "received_at", "reply", "delay", "problem", "accepted", "repeats", "client",
-        "query", "took", "left", "body", "_head", "_arrived", "_is_spoilt", "_has_left",
+        "query", "body", "_took", "_left", "_head", "_arrived", "_is_spoilt", "_has_left",
     )
+    FIELDS = (*__slots__[:9], "took", "left")
 
     def __init__(self, number: int, reply: Reply, request: Request, repeats: int | None) -> None:
         self.number = number
@@ -425,13 +459,13 @@ class Call:
         self.repeats = repeats
         self.client = request.client
         self.query = request.query
-        self.took: float | None = None
-        self.left: bool | None = None
+        self._took: float | None = None
+        self._left: bool | None = None
         self.body = request.body
         self._head = request.head.raw
         self._arrived = request.arrived  # for intervals: somebody may set the wall clock
         self._is_spoilt = not (reply.accepts and reply.fault in WHOLE)
-        self._has_left: Callable[[], bool] | None = request.has_left  # None: answered
+        self._has_left: Callable[[], bool] | None = request.has_left  # None when it has ended
 
     @property
     def payload(self) -> Any:
@@ -443,22 +477,40 @@ class Call:
         """The headers: a mapping that ignores case, whose `get_all` gives repeated ones."""
         return read_headers(self._head)
 
+    @property
+    def took(self) -> float | None:
+        """Seconds from the arrival to the end of the answer; None until then."""
+        return Clock.now() - self._arrived if self._took is None and self.left else self._took
+
+    @property
+    def left(self) -> bool | None:
+        """Did the client hang up before the end of its answer? None until that end.
+
+        It is true at once, also before the thread that answers has noticed.
+        """
+        ask = self._has_left
+        return True if ask is not None and ask() else self._left
+
+    def end(self, has_left: bool) -> None:
+        """The answer has ended, perhaps because its client has left."""
+        self._has_left = None
+        self._left = has_left
+        self._took = Clock.now() - self._arrived
+
     def is_spoilt(self) -> bool:
         """Might a client send it again?"""
-        ask = self._has_left
-        return self._is_spoilt or bool(self.left) or (ask is not None and ask())
+        return self._is_spoilt or bool(self.left)
 
-    def to_json(self) -> str:
-        """One line of JSON. A body that is no JSON stands there as text."""
+    def to_json(self, **more: object) -> str:
+        """One line of JSON, with `more` fields. A body that is no JSON stands there as text."""
         headers = self.headers
-        fields = {name: getattr(self, name) for name in self.__slots__ if name[0] != "_"}
+        fields = {name: getattr(self, name) for name in self.FIELDS}
         fields["time"] = iso_time(self.received_at)
         fields["payload"] = self.payload
         fields["headers"] = {name: ", ".join(headers.get_all(name, [])) for name in headers}
-        body = fields.pop("body")
         if fields["payload"] is None:
-            fields["body"] = body.decode("utf-8", "replace")
-        return ENCODER.encode(fields)
+            fields["body"] = self.body.decode("utf-8", "replace")
+        return json_line({**fields, **more})
 
     def __repr__(self) -> str:
         return f"<Call {self.number}: {self.reply} {self.body!r:.200}>"
@@ -549,9 +601,11 @@ class Teller:
         """
         if not self._queue or self._is_telling:
             return True
+        if sys.is_finalizing():  # a new thread would never run, or crash the interpreter
+            return False
         try:
             Task("mock_odoo teller", self._tell).start()
-        except RuntimeError:  # out of threads, or the interpreter ends
+        except RuntimeError:  # out of threads
             if current_task() is None:
                 return False
             self._tell()
@@ -647,12 +701,10 @@ class Scenario:
     def finish(self, request: Request, has_left: bool) -> None:
         """The answer to a call has ended, perhaps because its client has left."""
         call = request.call
-        if call is None:
-            return
-        took = Clock.now() - call._arrived
-        call.left, call.took, call._has_left = has_left, took, None
-        if has_left:
-            self.tell_of("left", number=call.number, after=round(took, 3))
+        if call is not None and not call._left:  # the end may come twice, when it is sent and after
+            call.end(has_left)
+            if has_left:
+                self.tell_of("left", number=call.number, after=round(call.took or 0.0, 3))
 
     def note_unmatched(self, what: str) -> None:
         """Remember what came that is no call."""
@@ -1126,10 +1178,10 @@ class MockOdooServer:
         deadline = Clock.now() + PATIENCE
         teller = self._scenario.teller
         if told is not None and teller.tell() and not told.acquire(timeout=PATIENCE):
-            raise self._hangs(teller.task)
-        for task in [task for listener in self._listeners for task in listener.tasks()]:
-            if not task.join(max(0.0, deadline - Clock.now())):
-                raise self._hangs(task)
+            raise self._complaint()
+        tasks = [task for listener in self._listeners for task in listener.tasks()]
+        if not all(task.join(max(0.0, deadline - Clock.now())) for task in tasks):
+            raise self._complaint()
         if told is not None and teller.task is not None:
             teller.task.join(max(0.0, deadline - Clock.now()))
 
@@ -1141,11 +1193,14 @@ class MockOdooServer:
             self._scenario.note("stop")
         return self._scenario.teller.mark()
 
-    def _hangs(self, task: Task | None) -> RuntimeError:
-        doing = (task.doing if task else None) or "a thread"
+    def _complaint(self) -> RuntimeError:
+        """What keeps stop() from its end: a function of the user's that one of our threads is in."""
+        tasks = [task for listener in self._listeners for task in listener.tasks()]
+        tasks += filter(None, [self._scenario.teller.task])
+        doing = [task.doing for task in tasks if task.doing is not None]
         return RuntimeError(
-            f"{doing} has not ended in {PATIENCE:.0f} s: a function of yours hangs, or waits for "
-            "this thread"
+            f"{doing[0] if doing else 'a thread'} has not ended in {PATIENCE:.0f} s: a function of "
+            "yours hangs, or waits for this thread"
         )
 
     def __enter__(self) -> Self:
@@ -1303,7 +1358,8 @@ class MockOdooServer:
 
     def set_failure_count(self, count: int) -> None:
         """Refuse `count` heartbeats with 503, then accept them again."""
-        self.play(f"503*{check_whole('count', count, 0, MAX_TIMES)}")
+        count = check_whole("count", count, 0, MAX_TIMES)
+        self.play(f"503*{count}" if count else "")
 
     @changing
     def set_permanent_failure(self, enabled: bool = True) -> None:
@@ -1650,7 +1706,7 @@ class Request:
     """
 
     __slots__ = (
-        "arrived", "body", "call", "client", "connection", "generation", "head", "received_at",
+        "arrived", "body", "call", "client", "generation", "handler", "head", "received_at",
         "refusal",
     )
 
@@ -1659,14 +1715,14 @@ class Request:
         self.body = body
         self.refusal = refusal  # set where the head alone is wrong (404, 405, 413, 415)
         self.client: tuple[str, int] = handler.client_address
-        self.connection = handler.connection
+        self.handler = handler
         self.generation = -1  # of the server's delays, when the script was asked
         self.arrived = self.received_at = 0.0
         self.call: Call | None = None  # what it was recorded as
 
     def has_left(self) -> bool:
-        """Has the client closed its half of the connection?"""
-        return has_left(self.connection)
+        """Has the client closed its half of the connection, before we cut it?"""
+        return has_left(self.handler.connection) and not self.handler.is_let_go(self)
 
     @property
     def method(self) -> str:
@@ -1727,6 +1783,7 @@ class Incoming(io.RawIOBase):
 #: The ways to spoil a reply, and what the client gets.
 FAULTS: dict[str, str] = {}
 WHOLE = (None, "drip")  # with these, the client gets the whole reply
+LASTING = ("stall", "drip")  # these take time: the client may leave meanwhile
 
 
 def fault(meaning: str) -> Callable[[Method], Method]:
@@ -1785,13 +1842,16 @@ class Handler(BaseHTTPRequestHandler):
             self.has_left = not self.is_let_go(request)
             raise
         finally:
-            self.server.app.finish(request, self.has_left)
+            if self.has_left or reply.fault in LASTING:
+                self.server.app.finish(request, self.has_left)
 
     def send_reply(self, reply: Reply, request: Request) -> None:
         if reply.delay:
             self.pause(reply.delay, request)
         self.close_connection = self.close_connection or self.server.is_closing
         head, body = self.compose(reply, request)
+        if reply.fault not in LASTING:  # before the client has it, so that it finds that
+            self.server.app.finish(request, self.has_left)
         name = (reply.fault or "whole").replace("-", "_")
         getattr(self, f"send_{name}")(head, body, request)
 
@@ -1957,6 +2017,8 @@ class Handler(BaseHTTPRequestHandler):
                     break
         finally:
             self.server.note_delayed(self.connection, False)
+        if self.connection.fileno() < 0:  # on Windows, TLS may write to a closed socket for ever
+            raise ConnectionAbortedError("we left")
         self.close_connection = True  # who let it go has closed our reading half
         return False
 
@@ -2305,6 +2367,7 @@ def ask_user(function: Callable[[Call], str], call: Call) -> str:
     try:
         return str(function(call))
     except BaseException:  # noqa: BLE001 - the user's code; pytest.fail() is no Exception
+        log_bug(f"{function.__name__} failed")
         return "?"
 
 
@@ -2486,11 +2549,10 @@ class Control:
 
     def describe(self, call: Call) -> str:
         """The JSON of a call, with what the server says of it."""
-        more = {
-            "sender": ask_user(self.server.sender, call),
-            "text": ask_user(self.server.describe_call, call),
-        }
-        return f"{call.to_json()[:-1]}, {json.dumps(more)[1:]}"
+        return call.to_json(
+            sender=ask_user(self.server.sender, call),
+            text=ask_user(self.server.describe_call, call),
+        )
 
     def forget(self, values: dict[str, Any]) -> Reply:
         self.server.forget()
@@ -2561,12 +2623,13 @@ class Control:
 
 
 # ------------------------------------------------------------------------------------------
-# Command line: the journal, what stands at the terminal, the signals, and main(). It uses the
-# public face, and Control.
+# Command line: what stands at the terminal, the journal and its reader, the signals, and main().
+# It uses the public face, and Control.
 # ------------------------------------------------------------------------------------------
 
 MAX_LINES = 10000  # that wait to be printed
-GREEN, YELLOW, RED = 32, 33, 31  # for accepted, refused, spoilt
+#: What becomes of a call, and its colour at the terminal: green, yellow, red.
+OUTCOMES = {"accepted": 32, "refused": 33, "spoilt": 31}
 
 
 def print_error(line: str) -> None:
@@ -2578,53 +2641,145 @@ def print_error(line: str) -> None:
             pass
 
 
-class Journal:
-    """A file with a line of JSON for each call and each event.
+def outcome(call: Call) -> str:
+    """Accepted, or refused by a status, or spoilt by a fault."""
+    return "accepted" if call.accepted else "refused" if call.reply.isdigit() else "spoilt"
 
-    Each line is written at once, past any buffer, so that it outlives the process. The file stays
-    open, so that a line can be written when descriptors have run out. What goes wrong is told once,
-    on standard error; the server goes on.
-    """
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._has_complained = False
+def some(n: int, noun: str) -> str:
+    """Such as "1 call" or "2 calls"."""
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+class Tally:
+    """How many calls there were, and what became of them."""
+
+    def __init__(self) -> None:
+        self.calls = self.left = 0
+        self.outcomes = dict.fromkeys(OUTCOMES, 0)
+
+    def add(self, call: Call) -> None:
+        self.calls += 1
+        self.outcomes[outcome(call)] += 1
+
+    def summary(self, noun: str) -> str:
+        """Such as "12 heartbeats received, 3 of 15 calls refused, 1 client left"."""
+        accepted, refused, spoilt = self.outcomes.values()
+        spoilt_too = f", {spoilt} spoilt" if spoilt else ""
+        left_too = f", {some(self.left, 'client')} left" if self.left else ""
+        received = f"{some(accepted, noun)} received"
+        return f"{received}, {refused} of {self.calls} calls refused{spoilt_too}{left_too}"
+
+
+# -- A line at the terminal
+
+#: What gives way, in this order, where a line is too long; and the columns that it keeps.
+GIVES_WAY = (("script", 0), ("text", 12), ("problem", 0))
+MIN_COLUMNS = 12  # of a part that is cut; a shorter piece says nothing
+
+
+def columns(text: str) -> int:
+    """How wide a terminal shows it: many signs of Asia and pictures take two columns."""
+    if text.isascii():
+        return len(text)
+    import unicodedata
+
+    return len(text) + sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+
+
+def shorten(text: str, room: int) -> str:
+    if columns(text) <= room:
+        return text
+    if room < MIN_COLUMNS:
+        return ""
+    text = text[: room - 3]
+    while columns(text) > room - 3:
+        text = text[:-1]
+    return text.rstrip() + "..."
+
+
+def join(parts: dict[str, str]) -> str:
+    return "  ".join(filter(None, parts.values())).rstrip()
+
+
+def can_colour(stream: IO[str] | None) -> bool:
+    if stream is None or not stream.isatty() or os.environ.get("NO_COLOR"):
+        return False
+    return os.environ.get("TERM") != "dumb" and (os.name != "nt" or "WT_SESSION" in os.environ)
+
+
+class Screen:
+    """How a line looks on a stream: its letters, its colour and, at a terminal, its width."""
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        import unicodedata  # noqa: F401 - for columns(), when descriptors may have run out
+
+        self._has_colour = can_colour(stream)
+        self._encoding = getattr(stream, "encoding", None) or "utf-8"
+        self._terminal = stream if stream is not None and stream.isatty() else None
+
+    def width(self) -> float:
+        """The columns of the terminal as it is now; no limit elsewhere."""
         try:
-            self._is_torn = os.path.isfile(path) and not ends_well(path)  # by a kill, say
-            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - close() closes it
-        except OSError as error:
-            raise OSError(
-                error.errno, f"cannot write the journal {path}: {error.strerror}"
-            ) from None
+            size = 0 if self._terminal is None else os.get_terminal_size(self._terminal.fileno())[0]
+        except (OSError, ValueError):
+            size = 0
+        return size - 1 if size > 1 else FOREVER  # some begin a new line in the last column
 
-    def add(self, line: str) -> None:
-        data = (b"\n" if self._is_torn else b"") + line.encode() + b"\n"
-        try:
-            self._is_torn = self._file.write(data) < len(data)
-        except OSError as error:
-            self._complain(f"{error.strerror}")
-        else:
-            if self._is_torn:
-                self._complain("a line could not be written as a whole")
+    def spell(self, text: str) -> str:
+        """Write it with the letters that the stream has, and none that could drive a terminal."""
+        if text.isascii() and text.isprintable():
+            return text
+        return printable(text).encode(self._encoding, "backslashreplace").decode(self._encoding)
 
-    def _complain(self, what: str) -> None:
-        if not self._has_complained:
-            self._has_complained = True
-            print_error(f"mock_odoo: journal {self.path}: {what}; the server goes on")
+    def fit(self, parts: dict[str, str], colour: int | None = None) -> str:
+        """Put the parts of a line side by side, cut as they must be."""
+        parts = {name: self.spell(part) for name, part in parts.items()}
+        width = self.width()
+        for name, least in GIVES_WAY:
+            if name in parts and columns(join(parts)) > width:
+                parts[name] = re.sub("  +", "  ", parts[name]).rstrip()  # columns go before words
+                room = columns(parts[name]) - max(0, columns(join(parts)) - int(width))
+                parts[name] = shorten(parts[name], max(least, room))
+        if colour is not None and self._has_colour:
+            parts["word"] = f"\x1b[{colour}m{parts['word']}\x1b[0m"
+        return join(parts)
 
-    def close(self) -> None:
-        self._file.close()
+    def fold(self, text: str, mark: str) -> str:
+        """Break a line that must not be cut, at its marks, where the terminal is too narrow."""
+        text = self.spell(text)
+        return text if columns(text) <= self.width() else text.replace(mark, "\n    ")
 
+    def show_call(self, call: Call, time: str, text: str, script: str) -> str:
+        """Such as "12:00:30  503  KKT-001  buffer 6/200 (3.0%)  breaker CLOSED  script: 503"."""
+        parts = {
+            "clock": time[11:19],
+            "word": f"{call.reply + format_delay(call.delay):<8}",
+            "text": text,
+            "repeats": f"repeats {call.repeats}" if call.repeats else "",
+            "script": f"script: {script}" if script else "",
+            "problem": call.problem or "",
+        }
+        return self.fit(parts, OUTCOMES[outcome(call)])
 
-def ends_well(path: str) -> bool:
-    """Is a file empty, or is its last line whole?"""
-    with open(path, "rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-        return file.read() in (b"", b"\n")
+    def show_event(self, event: Event) -> str:
+        """Such as "12:00:30  down      for 5.0 s"."""
+        word, details = event["event"], ""
+        if word == "unmatched":
+            word, _, details = event["unmatched"].partition(" ")
+        elif word == "script":
+            details = (event["script"] or "ok*") + (" in a loop" if event["loop"] else "")
+        elif word == "down":
+            details = "until up" if event["seconds"] is None else f"for {event['seconds']} s"
+        elif word == "left":
+            details = f"call {event['number']}, after {event['after']:.3f} s"
+        elif word in ("start", "request"):
+            details = event["url" if word == "start" else word]
+        return self.fit({"clock": event["time"][11:19], "word": f"{word:<8}", "text": details})
 
 
 class Reporter:
-    """Tells of each call and event on standard output: a line to read, or with `as_json` of JSON.
+    """Prints lines on standard output: to read, or with `as_json` of JSON, which is UTF-8.
 
     It writes in a thread of its own, and past the buffer of `sys.stdout`, so that a pipe that
     nobody reads holds up neither a reply nor the end of the process.
@@ -2636,13 +2791,14 @@ class Reporter:
         self._waiting = threading.Semaphore(0)  # counts the lines; importing queue would take time
         self._writer = threading.Thread(target=self._write, name="mock_odoo reporter", daemon=True)
         stream = sys.stdout  # None where there is none, as for a service of Windows
-        self._has_colour = can_colour(stream)
+        self.screen = Screen(stream)
         if stream is not None:
             try:
                 descriptor = os.dup(stream.fileno())
                 self._file: IO[Any] = open(descriptor, "wb", buffering=0)  # noqa: SIM115
+                encoding = "utf-8" if as_json else stream.encoding
                 self._encode: Callable[[str], object] = functools.partial(
-                    str.encode, encoding=stream.encoding, errors="backslashreplace"
+                    str.encode, encoding=encoding, errors="backslashreplace"
                 )
             except (OSError, ValueError):  # in IDLE and the like, there is no descriptor beneath
                 self._file, self._encode = stream, str
@@ -2662,145 +2818,489 @@ class Reporter:
 
     def say(self, text: str, **fields: object) -> None:
         """Print the text, or the fields as JSON."""
-        self._print(json.dumps(fields) if self.as_json else text)
+        self.print(json_line(fields) if self.as_json else self.screen.fold(text, " - "))
 
-    def add_call(self, call: Call, server: MockOdooServer) -> None:
-        """Tell of a call, and in text of what it left of the script."""
-        self._print(call.to_json() if self.as_json else self._format_call(call, server))
-
-    def add_event(self, event: Event) -> None:
-        self.say(format_event(event), **event)
-
-    def _print(self, line: str) -> None:
+    def print(self, line: str) -> None:
         if self._writer.is_alive() and len(self._lines) < MAX_LINES:  # else nobody reads
             self._lines.append(line)
             self._waiting.release()
 
     def close(self) -> None:
         """Write the rest; give up when nobody reads for 0.1 s."""
-        self._print("")
+        self.print("")
         left = -1
         while self._writer.is_alive() and left != len(self._lines):
             left = len(self._lines)
             self._writer.join(0.1)
 
-    def _format_call(self, call: Call, server: MockOdooServer) -> str:
-        """Such as "12:00:30  503  KKT-001  buffer 6/200 (3.0%)  breaker CLOSED  script: 503"."""
-        reply = f"{call.reply + format_delay(call.delay):<8}"
-        if self._has_colour:
-            colour = GREEN if call.accepted else YELLOW if call.reply.isdigit() else RED
-            reply = f"\x1b[{colour}m{reply}\x1b[0m"
+
+# -- The journal
+
+PIPE_PATIENCE = 1.0  # seconds that the reader of a pipe has to make room for a line
+
+
+class Journal:
+    """A file with a line of JSON for each call and each event.
+
+    Each line is written at once, past any buffer, so that it outlives the process. The file stays
+    open, so that a line can be written when descriptors have run out. It may be a named pipe, whose
+    reader must be there; where that reader is slow, lines are dropped. What goes wrong is told
+    once, on standard error; the server goes on.
+    """
+
+    def __init__(self, path: str, program: str) -> None:
+        self.path = path
+        self._program = program
+        self._has_complained = False
+        self._is_slow = False  # the last line met a full pipe
+        self._is_pipe = False
         try:
-            heartbeat = server.describe_call(call)
-        except Exception:  # noqa: BLE001 - a subclass may have overridden it
-            log_bug("describe_call failed")
-            heartbeat = "?"
-        repeats = f"repeats {call.repeats}" if call.repeats else ""
-        script = f"script: {server.script}" if server.script else ""
-        parts = [clock(call.received_at), reply, heartbeat, repeats, call.problem or "", script]
-        return "  ".join(parts[:3] + [printable(part) for part in parts[3:] if part]).rstrip()
+            self._is_pipe = is_pipe(path)
+            self._is_torn = os.path.isfile(path) and not ends_well(path)  # by a kill, say
+            self._file = open(path, "ab", buffering=0, opener=self._open)  # noqa: SIM115
+        except OSError as error:
+            nobody = self._is_pipe and error.errno == errno.ENXIO
+            reason = "nobody reads this pipe" if nobody else error.strerror
+            raise OSError(error.errno, f"cannot write the journal {path}: {reason}") from None
+
+    def _open(self, path: str, flags: int) -> int:
+        """Open the file; a pipe so that neither this nor a write waits for its reader."""
+        return os.open(path, flags | (os.O_NONBLOCK if self._is_pipe else 0), 0o666)
+
+    def add(self, line: str) -> None:
+        data = (b"\n" if self._is_torn else b"") + line.encode() + b"\n"
+        try:
+            written = self._write(data)
+        except OSError as error:
+            self._complain(f"{error.strerror}")
+            return
+        if written < len(data):
+            self._complain(
+                "its reader is slow, and lines are lost"
+                if self._is_pipe
+                else "a line could not be written as a whole"
+            )
+        self._is_torn = written < len(data) and (written > 0 or self._is_torn)
+
+    def _write(self, data: bytes) -> int:
+        """Write what the file takes, and say how much that was."""
+        written = self._file.write(data) or 0  # None for a full pipe
+        if not self._is_pipe:
+            return written
+        deadline = Clock.now() + (0.0 if self._is_slow else PIPE_PATIENCE)
+        while written < len(data) and self._has_room(deadline - Clock.now()):
+            written += self._file.write(data[written:]) or 0
+        self._is_slow = written < len(data)
+        return written
+
+    def _has_room(self, seconds: float) -> bool:
+        poll = make_poll()
+        poll.register(self._file, select.POLLOUT)
+        return seconds > 0 and bool(poll.poll(seconds * 1000))
+
+    def _complain(self, what: str) -> None:
+        if not self._has_complained:
+            self._has_complained = True
+            print_error(f"{self._program}: journal {self.path}: {what}; the server goes on")
+
+    def close(self) -> None:
+        self._file.close()
 
 
-def can_colour(stream: IO[str] | None) -> bool:
-    if stream is None or not stream.isatty() or os.environ.get("NO_COLOR"):
-        return False
-    return os.environ.get("TERM") != "dumb" and (os.name != "nt" or "WT_SESSION" in os.environ)
+def is_pipe(path: str) -> bool:
+    import stat
+
+    return os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)
 
 
-def clock(seconds: float) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(seconds))
+def ends_well(path: str) -> bool:
+    """Is a file empty, or is its last line whole?"""
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        return file.read() in (b"", b"\n")
 
 
-def format_event(event: Event) -> str:
-    """Such as "12:00:30  down      for 5.0 s"."""
-    name = event["event"]
-    if name == "unmatched":
-        name, _, details = event["unmatched"].partition(" ")
-    elif name == "script":
-        details = (event["script"] or "ok*") + (" in a loop" if event["loop"] else "")
-    elif name == "down":
-        details = "until up" if event["seconds"] is None else f"for {event['seconds']} s"
-    else:
-        details = ""
-    return f"{clock(event['at'])}  {name:<8}  {details}".rstrip()
+# -- Reading a journal: a file of any size in little memory, so nothing here keeps the calls
+
+MAX_LINE = 1 << 24  # bytes of a line; a call's has less
+MAX_SENDERS = 1000  # that are told apart
+LATEST = 1000  # calls, whose clients may still leave
+MAX_OUTAGES = 100  # that are listed, the newest
+SAMPLE = 1000  # intervals that are kept of each sender
+
+#: What a call's line may do without.
+DEFAULTS: dict[str, Any] = {
+    "delay": 0, "problem": None, "repeats": None, "client": ("?", 0), "query": "", "took": None,
+    "left": None, "headers": {}, "payload": None,
+}
+
+
+class WrittenCall(Call):
+    """A call as a journal has it, so that a server can describe it."""
+
+    payload: Any = None
+    headers: Any = None
+    took = left = None  # its line was written before the end
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        record = {**DEFAULTS, **record}
+        for name in ("number", "received_at", "reply", "accepted", *DEFAULTS):
+            setattr(self, name, record[name])
+        self.number, self.reply, self.delay = int(self.number), str(self.reply), float(self.delay)
+        self.problem = str(self.problem or "")
+        host, port = self.client
+        self.client = str(host), port
+        body = record.get("body", json.dumps(self.payload))  # what is no JSON stands there as text
+        self.body = body.encode("utf-8", "replace")
+        written, self.headers = self.headers, http.client.HTTPMessage()
+        for name in written:
+            self.headers[name] = str(written[name])
+
+
+def read_record(line: bytes) -> dict[str, Any]:
+    """Read a line of a journal; a call is given an `event`, which is "", and `at`."""
+    record = dict(json.loads(line))
+    if "event" not in record:
+        record.update(event="", at=record["received_at"])
+    if not 0 <= record["at"] < 1 << 40:
+        raise ValueError("no time")
+    if not re.match("[0-9-]{10}T[0-9:]{8}", record.get("time", "")):
+        record["time"] = iso_time(record["at"])
+    return record
+
+
+class Sender:
+    """What a journal tells of one sender. The usual interval is the median of a random sample."""
+
+    def __init__(self) -> None:
+        import random
+
+        self.tally = Tally()
+        self._last: tuple[float, str] | None = None  # when it called last in this run
+        self._silence, self._since = 0.0, ""
+        self._intervals: list[float] = []
+        self._seen = 0  # intervals
+        self._random = random.Random(0)  # the same journal gives the same figures
+
+    def add(self, call: Call, time: str) -> None:
+        self.tally.add(call)
+        interval = self.end_silence(call.received_at)
+        if interval is not None:
+            self._sample(interval)
+        self._last = call.received_at, time
+
+    def end_silence(self, at: float) -> float | None:
+        """It calls again, or the fake ends: what follows that is no silence of the sender."""
+        last, self._last = self._last, None
+        if last is None or at < last[0]:  # somebody has set the clock back
+            return None
+        silence = at - last[0]
+        if silence > self._silence:
+            self._silence, self._since = silence, date_and_clock(last[1])
+        return silence
+
+    def _sample(self, interval: float) -> None:
+        self._seen += 1
+        place = self._random.randrange(self._seen)  # each has the same chance to stay
+        if len(self._intervals) < SAMPLE:
+            self._intervals.append(interval)
+        elif place < SAMPLE:
+            self._intervals[place] = interval
+
+    def describe(self) -> str:
+        counts = [some(self.tally.calls, "call")]
+        counts += [f"{n} {what}" for what, n in self.tally.outcomes.items()]
+        story = [", ".join([*counts, f"{some(self.tally.left, 'client')} left"])]
+        if self._since:
+            story.append(f"longest silence {seconds(self._silence)}, from {self._since}")
+        if self._intervals:
+            ordered, n = sorted(self._intervals), len(self._intervals)
+            median = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+            story.append(f"usually every {seconds(median)}")
+        return "; ".join(story)
+
+
+def date_and_clock(time: str) -> str:
+    return time[:19].replace("T", " ")
+
+
+def seconds(value: float) -> str:
+    return f"{value:.1f} s" if value >= 1 else f"{value:.3f} s"
+
+
+class Account:
+    """What a journal comes to: its senders, and its outages.
+
+    Its memory has a limit: it counts, and keeps no calls. Senders past the first 1,000 are counted
+    together, only the newest 100 outages are listed, and the usual interval of a sender comes from
+    a random sample of 1,000.
+    """
+
+    def __init__(self) -> None:
+        self._senders: dict[str, Sender] = {}
+        self._latest: dict[int, tuple[int, Sender]] = {}  # the latest calls: who sent each
+        self._outages: collections.deque[str] = collections.deque(maxlen=MAX_OUTAGES)
+        self._down: tuple[float, str] | None = None  # since when
+        self._script = Script()
+        self._at = 0.0  # of the last line
+        self._heard = 0.0  # of the last line that is no script, which may begin a run
+
+    def add_call(self, name: str, call: Call, time: str) -> str:
+        """Count a call, and return what it left of the script."""
+        if name not in self._senders and len(self._senders) >= MAX_SENDERS:
+            name = "all others"
+        if name not in self._senders:
+            self._senders[name] = Sender()
+        sender = self._senders[name]
+        sender.add(call, time)
+        self._latest[call.number % LATEST] = call.number, sender
+        self._at = self._heard = call.received_at
+        self._script = self._script.next()[1]
+        return str(self._script)
+
+    def add_event(self, event: Event) -> None:
+        word, at = event["event"], event["at"]
+        if word == "start":  # the run before may have been killed
+            is_scripted = self._at > self._heard
+            self._end_run(self._heard, "at least ")
+            self._script = self._script if is_scripted else Script()
+        elif word == "script":
+            self._script = read_or_empty(event)
+        elif word == "reset":
+            self._script = Script()
+        elif word == "down":
+            self._down = self._down or (at, event["time"])
+        elif word == "up":
+            self._end_outage(at)
+        elif word == "stop":
+            self._end_run(at)
+        elif word == "left":
+            number, sender = self._latest.get(event["number"] % LATEST, (0, Sender()))
+            sender.tally.left += number == event["number"]
+        self._at, self._heard = at, self._heard if word == "script" else at
+
+    def _end_run(self, at: float, at_least: str = "") -> None:
+        for sender in self._senders.values():
+            sender.end_silence(at)
+        self._end_outage(at, at_least)
+        self._latest.clear()
+
+    def _end_outage(self, at: float, at_least: str = "") -> None:
+        if self._down is not None:
+            since, time = self._down
+            lasted = at_least + seconds(max(0.0, at - since))
+            self._outages.append(f"outage for {lasted}, from {date_and_clock(time)}")
+        self._down = None
+
+    def close(self) -> list[str]:
+        """The lines at the end: a sender each, then the outages."""
+        self._end_run(self._at, "at least ")
+        names = [shorten(name, 40) for name in self._senders]
+        wide = max(map(columns, names), default=0)
+        lines = [
+            f"{name}{' ' * (wide - columns(name))}  {sender.describe()}"
+            for name, sender in zip(names, self._senders.values())
+        ]
+        return [*lines, *self._outages]
+
+
+def read_or_empty(event: Event) -> Script:
+    try:
+        return Script(event["script"], event["loop"])
+    except ValueError:  # from another version
+        return Script()
+
+
+def open_journal(path: str) -> IO[bytes]:
+    """Open a journal to read it, "-" for standard input."""
+    if path == "-":
+        if sys.stdin is None:
+            raise ValueError("cannot read -: there is no standard input")
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+
+
+def journal_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines; of one that is too long for a call, only its beginning."""
+    is_whole = True
+    for piece in iter(functools.partial(file.readline, MAX_LINE), b""):
+        if is_whole:
+            yield piece
+        is_whole = piece.endswith(b"\n")
+
+
+def tell_journal(
+    file: IO[bytes], account: Account, server: MockOdooServer, screen: Screen, program: str
+) -> Iterator[str]:
+    """What the terminal showed, a line each, and each day before its lines."""
+    day = ""
+    for number, line in enumerate(journal_lines(file), 1):
+        try:
+            record = read_record(line)
+            shown = tell_record(record, account, server, screen)
+        except Exception:  # noqa: BLE001 - whatever it holds
+            if line.strip():
+                print_error(f"{program}: line {number} is torn, or no call and no event")
+            continue
+        if record["time"][:10] != day:
+            day = record["time"][:10]
+            yield day
+        yield shown
+
+
+def tell_record(
+    record: dict[str, Any], account: Account, server: MockOdooServer, screen: Screen
+) -> str:
+    if record["event"]:
+        shown = screen.show_event(record)
+        account.add_event(record)
+        return shown
+    call, sender = WrittenCall(record), record.get("sender")
+    name = sender if isinstance(sender, str) else ask_user(server.sender, call)
+    script = account.add_call(name, call, record["time"])
+    return screen.show_call(call, record["time"], ask_user(server.describe_call, call), script)
+
+
+def read_journal(path: str, server: MockOdooServer, program: str, is_quiet: bool) -> None:
+    """Print what a journal tells. Ends quietly where its reader, such as `head`, has ended."""
+    screen, account = Screen(sys.stdout), Account()
+    try:
+        with open_journal(path) as file:
+            for line in tell_journal(file, account, server, screen, program):
+                if not is_quiet:
+                    print(line, flush=path == "-")
+        if not is_quiet:
+            print()
+        for line in account.close():
+            print(screen.fold(line, "; "))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        pass
+    except OSError as error:
+        # Python would try to write the rest at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno not in (errno.EPIPE, errno.EINVAL):  # Windows has EINVAL for a closed pipe
+            raise
+
+
+# -- The command line
+
+
+def program_name(server_class: type[MockOdooServer]) -> str:
+    """Such as "mock_odoo"."""
+    return "mock_" + re.sub(r"\W+", "_", server_class.service.lower())
 
 
 def make_parser(server_class: type[MockOdooServer]) -> argparse.ArgumentParser:
     import argparse
 
+    program = program_name(server_class)
+
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            print_error(f"mock_odoo: {message}")
+            print_error(f"{program}: {own_words(message)}")
             raise SystemExit(2)
 
+        def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+            known, unknown = self.parse_known_args(*args, **kwargs)
+            if unknown:
+                hint = guess_flag(unknown[0], re.findall("--[a-z-]+", self.format_usage()))
+                self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+            return known
+
+    is_odoo, noun = server_class is MockOdooServer, server_class.noun
+    command = "python -m mock_odoo" if is_odoo else f"python {program}.py"
     parser = Parser(
-        prog="python -m mock_odoo",
+        prog=command,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="A fake Odoo that answers the heartbeats of a KKT adapter as you tell it.",
-        epilog=make_epilog(),
+        description=f"A fake {server_class.service} that answers {noun}s as you tell it.",
+        epilog=make_epilog(command, noun),
     )
-    add = parser.add_argument
-    add(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen on (default: %(default)s, this machine only)",
-    )
-    add(
-        "--port",
-        type=int,
-        default=server_class.default_port,
-        help="port; 0 takes a free one (default: %(default)s)",
-    )
-    add("--script", default="", help="how to answer, see below; then heartbeats succeed")
+    add_flags(parser, server_class)
+    return parser
+
+
+def add_flags(parser: argparse.ArgumentParser, server_class: type[MockOdooServer]) -> None:
+    add, noun, port = parser.add_argument, server_class.noun, server_class.default_port
+    near = "address to listen on (default: %(default)s, this machine only)"
+    add("--host", default="127.0.0.1", help=near)
+    add("--port", type=int, default=port, help="port; 0 takes a free one (default: %(default)s)")
+    add("--script", default="", help=f"how to answer, see below; then {noun}s succeed")
     add("--loop", action="store_true", help="start the script again when it has run out")
-    add("--strict", action="store_true", help="answer 422 to a heartbeat that breaks the contract")
-    add(
-        "--journal",
-        metavar="FILE",
-        help="append every call, and what was done to the fake, to FILE as a line of JSON",
-    )
+    add("--strict", action="store_true", help=f"answer 422 to a {noun} that breaks the contract")
+    story = "every call, and what was done to the fake"
+    add("--journal", metavar="FILE", help=f"append {story}, to FILE as a line of JSON")
+    told = "print what a journal tells, and what it all comes to"
+    add("--read", metavar="FILE", help=f"{told}; then end; - is standard input")
     add("--json", action="store_true", help="print lines of JSON in place of text")
     add("--token", help="let clients elsewhere use the control API if they send it")
     add("--certfile", metavar="FILE", help="serve HTTPS with this certificate (PEM)")
     add("--keyfile", metavar="FILE", help="its private key, if that is not in the same file")
-    add(
-        "--cafile",
-        metavar="FILE",
-        help="demand of every client a certificate that one of these signed (PEM)",
-    )
-    add(
-        "--max-calls",
-        type=int,
-        default=10000,
-        metavar="N",
-        help="calls to keep in memory (default: %(default)s); the journal keeps all",
-    )
-    add("--quiet", action="store_true", help="print only the first line")
-    return parser
+    signed = "a certificate that one of these signed (PEM)"
+    add("--cafile", metavar="FILE", help=f"demand of every client {signed}")
+    kept = "calls to keep in memory (default: %(default)s); the journal keeps all"
+    add("--max-calls", type=int, default=10000, metavar="N", help=kept)
+    add("--quiet", action="store_true", help="only the first line; with --read, only the last ones")
+    add("--version", action="version", version=f"mock_odoo {__version__}")
 
 
-def make_epilog() -> str:
+def guess_flag(word: str, flags: Sequence[str]) -> str:
+    """What somebody may have meant who wrote a word that means nothing."""
+    if word.startswith("-"):
+        return did_you_mean(word.partition("=")[0], flags)
+    if re.fullmatch("[0-9]{4,5}", word):
+        return f" (did you mean --port {word}?)"
+    try:
+        Script(word)
+    except ValueError:
+        return ""
+    return f' (did you mean --script "{word}"?)'
+
+
+#: What the library calls otherwise than the command line.
+OWN_WORDS = (
+    (r"\bport=0\b", "--port 0"),
+    (r"\bmax_calls\b", "--max-calls"),
+    (r"(^|; )(host|port) must\b", r"\1--\2 must"),
+    (r"call down\(\)", "use the page, or POST /_mock/down"),
+    (r"call up\(\) to end it", "it ends when its time is up"),
+)
+
+
+def own_words(message: str) -> str:
+    for library, ours in OWN_WORDS:
+        message = re.sub(library, ours, message)
+    return message
+
+
+def make_epilog(command: str, noun: str) -> str:
     replies = "\n".join(
         f"    {word:<10}  {meaning.partition(' (')[0]}"
         for word, meaning in describe_replies().items()
     )
     return f"""\
 examples:
-  python -m mock_odoo
-      accept every heartbeat, and show it
-  python -m mock_odoo --script "503*3, reset, ok@6s"
+  {command}
+      accept every {noun}, and show it
+  {command} --script "503*3, reset, ok@6s"
       three refusals, a TCP reset, a slow success, and then all is well
-  python -m mock_odoo --script "ok*2, 503*3" --loop --journal beats.jsonl
+  {command} --script "ok*2, 503*3" --loop --journal calls.jsonl
       flap for ever, and write down what comes
+  {command} --read calls.jsonl
+      show what came, and what became of it
 
 script:
-  Each heartbeat takes the next step. Steps are separated by commas. A step is a
+  Each {noun} takes the next step. Steps are separated by commas. A step is a
   reply, which may have a delay and a count behind it:
     503*3  three times      stall*  for ever      ok@6s, 503@250ms*2  wait first
   The replies are
 {replies}
 
-While it runs, /_mock/ in a browser shows the heartbeats, and has buttons for
+While it runs, /_mock/ in a browser shows the {noun}s, and has buttons for
 the commonest failures and a field for any script.
 """
 
@@ -2838,6 +3338,7 @@ def make_context(args: argparse.Namespace) -> ssl.SSLContext | None:
 
 #: What ends a standalone fake. Windows alone has SIGBREAK: Ctrl+Break, or its console was closed.
 STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGBREAK")
+QUIET = 0.2  # seconds without a signal, after which a burst of them is over
 
 
 class StopSignal:
@@ -2870,6 +3371,18 @@ class StopSignal:
         while self._receiver.recv(1)[0] not in numbers:  # another signal, of whoever called us
             pass
 
+    def drain(self) -> None:
+        """Wait until none has come for 0.2 s: several keys pressed in a row are one wish to end."""
+        numbers = [number for number, _ in self._handlers]
+        self._receiver.settimeout(QUIET)
+        deadline = Clock.now() + QUIET
+        try:
+            while Clock.now() < deadline:
+                if self._receiver.recv(1)[0] in numbers:
+                    deadline = Clock.now() + QUIET
+        except OSError:  # time is up
+            pass
+
     def __exit__(self, *exc_info: object) -> None:
         import signal
 
@@ -2884,33 +3397,55 @@ class StopSignal:
 class Output:
     """What listens to a standalone server: the journal and the reporter, where they are wanted."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, program: str) -> None:
         self.reporter = Reporter(args.json)
+        self.tally = Tally()
         self.is_quiet: bool = args.quiet
         self.journal: Journal | None = None
         self.server: MockOdooServer | None = None
         self._is_running = False  # until then, events are only written down
         if args.journal is not None:
             try:
-                self.journal = Journal(args.journal)
+                self.journal = Journal(args.journal, program)
             except OSError:
                 self.close()
                 raise
 
     def on_call(self, call: Call) -> None:
+        self.tally.add(call)
+        server = self.server
+        if server is None:  # no call comes before the start
+            return
+        as_json = self.reporter.as_json
+        line = call.to_json(sender=ask_user(server.sender, call)) if self.journal or as_json else ""
         if self.journal is not None:
-            self.journal.add(call.to_json())
-        if not self.is_quiet and self.server is not None:
-            self.reporter.add_call(call, self.server)
+            self.journal.add(line)
+        if self.is_quiet:
+            return
+        if not as_json:
+            text, time = ask_user(server.describe_call, call), iso_time(call.received_at)
+            line = self.reporter.screen.show_call(call, time, text, server.script)
+        self.reporter.print(line)
 
     def on_event(self, event: Event) -> None:
+        if event["event"] == "reset":  # the server begins to count anew
+            self.tally = Tally()
+        self.tally.left += event["event"] == "left"
+        line = json_line(event)
         if self.journal is not None:
-            self.journal.add(json.dumps(event))
+            self.journal.add(line)
         if event["event"] == "start" and self.server is not None:  # which comes before any call
             self._is_running = True
             self.reporter.say(first_line(self.server), listening=self.server.url)
         elif self._is_running and event["event"] != "stop" and not self.is_quiet:
-            self.reporter.add_event(event)
+            as_json = self.reporter.as_json
+            self.reporter.print(line if as_json else self.reporter.screen.show_event(event))
+
+    def say_summary(self, noun: str) -> None:
+        accepted, refused, spoilt = self.tally.outcomes.values()
+        fields = {"heartbeat_count": accepted, "call_count": self.tally.calls}
+        fields.update(refused_count=refused, spoilt_count=spoilt, left_count=self.tally.left)
+        self.reporter.say(self.tally.summary(noun), **fields)
 
     def close(self) -> None:
         self.reporter.close()
@@ -2919,67 +3454,90 @@ class Output:
 
 
 def main(argv: list[str] | None = None, server_class: type[MockOdooServer] = MockOdooServer) -> int:
-    """Run a fake until SIGINT or SIGTERM, and return 0.
+    """Run a fake until SIGINT or SIGTERM, or read a journal, and return 0.
 
     `argv` is the command line, `sys.argv[1:]` unless given. `server_class` may be a subclass of
     yours, which then has the whole command line. Where it cannot run, one line and SystemExit(2).
+    Signals that come within 0.2 s of each other are one, so none of them reaches your program.
     """
     with StopSignal() as stop_signal:
         parser = make_parser(server_class)
         args = parser.parse_args(argv)
-        output = None
+        if args.read is None:
+            run(args, parser, server_class, stop_signal)
+            if __name__ == "__main__":  # else the process is not ours to end
+                leave()
+            stop_signal.drain()
+    if args.read is not None:  # which any signal may end at once
         try:
-            if args.loop and not args.script.strip():
-                raise ValueError("--loop goes with --script")
-            output = Output(args)
-            is_heard = not args.quiet or output.journal is not None
-            server = server_class(
-                args.port,
-                args.host,
-                strict=args.strict,
-                ssl_context=make_context(args),
-                max_calls=args.max_calls,
-                on_call=output.on_call if is_heard else None,
-                on_event=output.on_event,
-            )
-            add_routes(server.routes, Control(server, args.token).routes)
-            if args.script:
-                server.play(args.script, args.loop)
-            output.server = server
-            server.start()
+            server = server_class(args.port, args.host)
+            read_journal(args.read, server, program_name(server_class), args.quiet)
         except (OSError, ValueError) as error:
-            if output is not None:
-                output.close()
             parser.error(getattr(error, "strerror", None) or str(error))
-        try:
-            stop_signal.wait()
-        finally:
-            try:
-                server.stop()
-            except RuntimeError as error:  # the journal may be a pipe that nobody reads
-                print_error(f"mock_odoo: {error}")
-        if not args.quiet:
-            say_summary(output.reporter, server)
-        output.close()
-        if __name__ == "__main__":  # else the process is not ours to end
-            leave()
     return 0
+
+
+def run(
+    args: argparse.Namespace,
+    parser: argparse.ArgumentParser,
+    server_class: type[MockOdooServer],
+    stop_signal: StopSignal,
+) -> None:
+    """Run a fake until a signal comes, and say how it was."""
+    output = None
+    try:
+        check_flags(args)
+        output = Output(args, program_name(server_class))
+        server = make_server(args, server_class, output)
+        server.start()
+    except (OSError, ValueError) as error:
+        if output is not None:
+            output.close()
+        parser.error(getattr(error, "strerror", None) or str(error))
+    try:
+        stop_signal.wait()
+    finally:
+        try:
+            server.stop()
+        except RuntimeError as error:  # a function of a subclass hangs
+            print_error(f"{program_name(server_class)}: {error}")
+    if not args.quiet:
+        output.say_summary(server.noun)
+    output.close()
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Refuse flags that do not go together."""
+    if args.loop and not args.script.strip():
+        raise ValueError("--loop goes with --script")
+    if args.journal == "-":
+        raise ValueError("--journal takes a file; for lines of JSON on standard output, use --json")
+
+
+def make_server(
+    args: argparse.Namespace, server_class: type[MockOdooServer], output: Output
+) -> MockOdooServer:
+    is_heard = not args.quiet or output.journal is not None
+    server = server_class(
+        args.port,
+        args.host,
+        strict=args.strict,
+        ssl_context=make_context(args),
+        max_calls=args.max_calls,
+        on_call=output.on_call if is_heard else None,
+        on_event=output.on_event,
+    )
+    add_routes(server.routes, Control(server, args.token).routes)
+    if args.script:
+        server.play(args.script, args.loop)
+    output.server = server
+    return server
 
 
 def first_line(server: MockOdooServer) -> str:
     is_near = server.host == "localhost" or re.fullmatch(LOOPBACK, server.host)
     network = "" if is_near else " - reachable from the network"
     return f"Mock {server.service} on {server.url} - POST {server.endpoint}{network} - Ctrl+C stops"
-
-
-def say_summary(reporter: Reporter, server: MockOdooServer) -> None:
-    calls, received = server.get_call_count(), server.get_heartbeat_count()
-    reporter.say(
-        f"{received} heartbeat{'' if received == 1 else 's'} received, "
-        f"{calls - received} of {calls} calls refused",
-        heartbeat_count=received,
-        call_count=calls,
-    )
 
 
 def leave() -> NoReturn:
@@ -3175,6 +3733,18 @@ def encode(body: object) -> bytes:
     if isinstance(body, bytes):
         return body
     return (body if isinstance(body, str) else ENCODER.encode(body)).encode()
+
+
+def json_line(fields: object) -> str:
+    """Write JSON in one line, for people too: only what is no letter, digit or sign is escaped.
+
+    So half a surrogate pair, which UTF-8 cannot express, does no harm.
+    """
+    text = json.dumps(fields, ensure_ascii=False)
+    if text.isprintable():
+        return text
+    strange = [char for char in set(text) if not char.isprintable()]
+    return text.translate({ord(char): json.dumps(char)[1:-1] for char in strange})
 
 
 def refuse_constant(name: str) -> float:
