@@ -3896,6 +3896,8 @@ select_now = select.select
 make_poll: Any = getattr(select, "poll", None)  # Windows has none
 READABLE = getattr(select, "POLLIN", 1)
 HUNG_UP: int = getattr(select, "POLLRDHUP", 0)  # Linux alone has it
+if type(make_poll) is not type(len):  # gevent's, which does not know it
+    HUNG_UP = 0
 GLANCE = 0.05  # seconds between looks whether a client has left, on other systems
 OWN = threading.local()
 
