@@ -1,16 +1,28 @@
-"""The fixture to copy beside mock_odoo.py: one fake for the session, reset before every test."""
+"""The fixtures to copy beside mock_odoo.py: one fake for the session, reset before every test.
+
+Do you have a conftest.py already? Paste this into it, from `import pathlib` on. Then your tests can
+say `from mock_odoo import ...`, whether their folder is a package or not, under any --import-mode.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import pathlib
+import sys
+import typing
 
 import pytest
 
+sys.path.append(str(pathlib.Path(__file__).parent))  # in a package, pytest adds only what is above
+
+import mock_odoo
 from mock_odoo import MockOdooServer
+
+if __package__:  # the same module by either name, or a Reply of one were none of the other
+    sys.modules.setdefault(__package__ + ".mock_odoo", mock_odoo)
 
 
 @pytest.fixture(scope="session")
-def odoo_server() -> Iterator[MockOdooServer]:
+def odoo_server() -> typing.Iterator[MockOdooServer]:
     """A running server on a free port, shared by the session."""
     with MockOdooServer(port=0) as server:
         yield server

@@ -18,7 +18,7 @@ there is no database, no session and no JSON-RPC behind it. Keep it off the open
 A map of the file. For the story, read the first three rooms.
 
     Replies          what a heartbeat can be answered, and the script of it
-    Memory           the script that plays, the calls that came, who waits for them, who hears of them
+    Memory           the script that plays, the calls that came, who waits and who hears of them
     MockOdooServer   the public face: it answers requests, and is what tests hold
     Contract         what a heartbeat must hold, for strict=True
     Wire             bytes to requests, replies to bytes, honest or faulty: the faults stand here
@@ -30,14 +30,17 @@ A map of the file. For the story, read the first three rooms.
 
 Three questions that a reader has:
 
-    Who may hold which lock?         A server has one lock, and whoever changes something holds it;
-                                     nobody waits meanwhile, or calls a user's function. Readers
-                                     hold none: they take an object that is replaced as a whole.
-    Who calls the user's functions?  The teller's thread calls on_call, on_event, on_unmatched: one
-                                     at a time, in order. A heartbeat's own thread calls verdict and
-                                     make_success, also one at a time, and functions of routes.
-    What ends a wait?                What it waits for, its time, or, in a thread of the fake, the
-                                     end of the listener. At the interpreter's end, nothing waits.
+    Who may hold which lock?
+        A server has one lock, and whoever changes something holds it. Nobody calls a user's
+        function meanwhile. A second lock lets one heartbeat at a time ask the service; it is taken
+        first. Readers hold none: they copy a list, or take what is replaced as a whole.
+    Who calls the user's functions?
+        The teller's thread calls on_call, on_event and on_unmatched, one at a time, in order.
+        A heartbeat's own thread calls verdict, make_success and find_problems, also one at a time,
+        and the functions of routes. Who waits or asks calls where, sender and describe_call.
+    What ends a wait?
+        What it waits for, its time or, in a thread of the fake, the end of its listener. At the
+        interpreter's end, nothing waits.
 """
 
 from __future__ import annotations
@@ -403,12 +406,13 @@ def settle(scripted: Reply | None, verdict: Reply | None) -> Reply | None:
 
 # ------------------------------------------------------------------------------------------
 # Memory: the script that plays, the calls that came, who waits for them, and who hears of them.
-# It knows replies; of a request it reads the client, the head and the body. It knows no socket.
+# It knows replies; of a request it reads the client, the head and the body, and asks it whether
+# its client has left.
 # ------------------------------------------------------------------------------------------
 
 MAX_UNMATCHED = 20  # requests that were no calls
 MAX_EVENTS = 100
-MAX_DOUBTFUL = 20  # calls whose body may come again
+MAX_SPOILT = 20  # calls whose body may come again
 
 
 def read_headers(head: bytes) -> http.client.HTTPMessage:
@@ -445,7 +449,7 @@ class Call:
 
     __slots__ = (  # noqa: RUF023 - the public ones in the order of the journal
         "number", "received_at", "reply", "delay", "problem", "accepted", "repeats", "client",
-        "query", "body", "_took", "_left", "_head", "_arrived", "_is_spoilt", "_has_left",
+        "query", "body", "_took", "_left", "_head", "_arrived", "_was_spoilt", "_has_left",
     )
     FIELDS = (*__slots__[:9], "took", "left")
 
@@ -464,7 +468,7 @@ class Call:
         self.body = request.body
         self._head = request.head.raw
         self._arrived = request.arrived  # for intervals: somebody may set the wall clock
-        self._is_spoilt = not (reply.accepts and reply.fault in WHOLE)
+        self._was_spoilt = not (reply.accepts and reply.fault in WHOLE)
         self._has_left: Callable[[], bool] | None = request.has_left  # None when it has ended
 
     @property
@@ -499,7 +503,7 @@ class Call:
 
     def is_spoilt(self) -> bool:
         """Might a client send it again?"""
-        return self._is_spoilt or bool(self.left)
+        return self._was_spoilt or bool(self.left)
 
     def to_json(self, **more: object) -> str:
         """One line of JSON, with `more` fields. A body that is no JSON stands there as text."""
@@ -530,12 +534,14 @@ class Record:
         self.heartbeat_count = 0
         self.unmatched: tuple[str, ...] = ()
         self.events: tuple[Event, ...] = ()
-        self.doubtful: collections.deque[Call] = collections.deque(maxlen=MAX_DOUBTFUL)
+        self.spoilt: collections.deque[Call] = collections.deque(maxlen=MAX_SPOILT)
+        self.open: dict[int, Call] = {}  # the calls whose answers have not ended
 
     def add(self, reply: Reply, request: Request) -> Call:
         call = Call(self.call_count + 1, reply, request, self._find_spoilt(request.body))
-        if call._is_spoilt or call.delay:
-            self.doubtful.append(call)
+        if call._was_spoilt:
+            self.spoilt.append(call)
+        self.open[call.number] = call
         self._calls.append(call)
         if len(self._calls) - 1 == self._max_calls:
             del self._calls[0]
@@ -544,11 +550,19 @@ class Record:
         return call
 
     def _find_spoilt(self, body: bytes) -> int | None:
-        for call in self.doubtful:
+        for call in [*self.spoilt, *self.open.copy().values()]:
             if body and call.body == body and call.is_spoilt():
-                self.doubtful.remove(call)  # one repeat for each spoilt answer
+                self.open.pop(call.number, None)  # one repeat for each spoilt answer
+                if call in self.spoilt:
+                    self.spoilt.remove(call)
                 return call.number
         return None
+
+    def end(self, call: Call, has_left: bool) -> None:
+        """The answer to a call has ended, perhaps because its client has left."""
+        call.end(has_left)
+        if self.open.pop(call.number, None) is not None and has_left and not call._was_spoilt:
+            self.spoilt.append(call)
 
     def calls_after(self, number: int) -> list[Call]:
         calls = self._calls.copy()  # one step, also without the GIL
@@ -568,36 +582,34 @@ class Teller:
     def __init__(self, lock: Any, functions: dict[str, Callable[[Any], object] | None]) -> None:
         self._lock = lock
         self._functions = functions
-        self._queue: collections.deque[tuple[str, Any, Task | None, Any]] = collections.deque()
+        self._queue: collections.deque[tuple[str, Any, Task | None, Signal]] = collections.deque()
         self._is_telling = False
-        self.task: Task | None = None  # the thread that tells
-        self.origin: Task | None = None  # the thread of the fake that has brought what is told
+        self.task: Task | None = None  # the thread that tells, or has told last
+        self.origin: Task | None = None  # the worker whose call is being told
 
-    def add(self, name: str, news: object) -> Any:
-        """Call this under the lock: the order is made here.
+    def add(self, name: str, news: object) -> Signal | None:
+        """Queue some news. Call this under the lock: the order is made here.
 
-        Returns a lock that is released when it has been told; None where nobody wants to hear it.
+        Returns what is given when it has been told; None where nobody wants to hear it.
         """
         if self._functions.get(name) is None:
             return None
-        told = Lock()
-        told.acquire()
+        told = Signal()
         self._queue.append((name, news, current_task(), told))
         return told
 
-    def mark(self) -> Any:
-        """A lock that is released when all that was added so far has been told; None if it has."""
+    def mark(self) -> Signal | None:
+        """What is given when all that was added so far has been told; None if it has been."""
         if not self._queue and not self._is_telling:
             return None
-        told = Lock()
-        told.acquire()
+        told = Signal()
         self._queue.append(("", None, None, told))
         return told
 
     def tell(self) -> bool:
-        """Have everything told that was added. Call this without the lock.
+        """Start a thread that tells what is queued. Call this without the lock.
 
-        False where nobody can: then the next who calls this may.
+        False where there can be none; then the next who calls this may have one.
         """
         if not self._queue or self._is_telling:
             return True
@@ -624,9 +636,14 @@ class Teller:
                     return
                 name, news, self.origin, told = self._queue.popleft()
             function = self._functions.get(name)
-            if function is not None:  # else it is a mark
-                call_user(name, function, news)
-            told.release()
+            try:
+                if function is not None:  # else it is a mark
+                    call_user(name, function, news)
+            finally:
+                told.give()
+
+    def is_telling_in(self, task: Task | None) -> bool:
+        return self._is_telling and task is self.task
 
 
 class Scenario:
@@ -651,7 +668,7 @@ class Scenario:
         self.note("script", script=str(script), loop=script.loop)
 
     def forget(self) -> None:
-        """Begin a new record of calls. What was done to the fake is not forgotten."""
+        """Begin a new record, which takes over what was done to the fake."""
         events = self.record.events
         self.record = Record(self._max_calls)
         self.record.events = events
@@ -664,7 +681,7 @@ class Scenario:
         self.let_go()
 
     def let_go(self) -> None:
-        """End every delay, and have those who wait look whether they must give up."""
+        """End every delay, and wake all who wait, to check again."""
         self.generation += 1
         self.bell.ring()
 
@@ -690,19 +707,19 @@ class Scenario:
             reply = settle(step, verdict)
             assert reply is not None
             with self._lock:
-                request.call = record.add(reply, request)
+                request.record, request.call = record, record.add(reply, request)
                 told = self.teller.add("on_call", request.call)
         self.bell.ring()
         self.teller.tell()
         if told is not None:
-            told.acquire()
+            told.wait()
         return reply
 
-    def finish(self, request: Request, has_left: bool) -> None:
-        """The answer to a call has ended, perhaps because its client has left."""
+    def answer_ended(self, request: Request, has_left: bool) -> None:
+        """The answer to a call has ended. It may end twice: when it is sent, and after that."""
         call = request.call
-        if call is not None and not call._left:  # the end may come twice, when it is sent and after
-            call.end(has_left)
+        if call is not None and request.record is not None and not call._left:
+            request.record.end(call, has_left)
             if has_left:
                 self.tell_of("left", number=call.number, after=round(call.took or 0.0, 3))
 
@@ -714,7 +731,7 @@ class Scenario:
             told = self.teller.add("on_unmatched", what)
         self.teller.tell()
         if told is not None:
-            told.acquire()
+            told.wait()
 
     def tell_of(self, name: str, **fields: object) -> None:
         """Tell of an event that is not remembered: it was not done to the fake."""
@@ -766,7 +783,7 @@ class Scenario:
         self._turn = Lock()
         self.bell = Bell()
         self.teller._queue.clear()
-        self.teller._is_telling = False
+        self.teller._is_telling, self.teller.task = False, None
 
 
 def make_event(name: str, **fields: object) -> Event:
@@ -782,39 +799,6 @@ def story(record: Record) -> str:
     story += [f"last problem: {call.problem}" for call in calls if call.problem][-1:]
     story += [f"unmatched: {unmatched[-3:]}"] if unmatched else []
     return "; ".join(story)
-
-
-def changing(method: Method) -> Method:
-    """Do a public method under the lock of its server, and then have its events told.
-
-    A signal handler that raises can interrupt the main thread anywhere: also where it has just
-    taken the lock, or is about to give it back. So the lock is given back twice: if the first time
-    is interrupted, the second does it. A method that finds its own thread in the lock is called
-    in the middle of a change, by a signal handler or a `__del__`: it leaves the lock alone.
-    """
-
-    @functools.wraps(method)
-    def call(self: MockOdooServer, *args: Any, **kwargs: Any) -> Any:
-        lock = self._lock
-        if lock._is_owned():
-            return method(self, *args, **kwargs)
-        try:
-            try:
-                lock.acquire(not sys.is_finalizing())  # the holder may be gone for ever
-                return method(self, *args, **kwargs)
-            finally:
-                give_back(lock)
-        finally:
-            give_back(lock)
-            self._scenario.teller.tell()
-
-    return call  # type: ignore[return-value]
-
-
-def give_back(lock: Any) -> None:
-    """Release a lock as often as this thread has taken it."""
-    while lock._is_owned():
-        lock.release()
 
 
 # ------------------------------------------------------------------------------------------
@@ -837,6 +821,63 @@ PROXY_PAGE = (
     "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
 )
 PROXY_HEADERS = {"Server": "nginx", "Content-Type": "text/html"}
+
+
+def changing(method: Method) -> Method:
+    """Do a public method under the lock of its server, and then have its events told.
+
+    A signal handler that raises can interrupt the main thread anywhere: also where it has just
+    taken the lock, or is about to give it back. So the lock is given back twice: if the first time
+    is interrupted, the second does it. A signal handler, or a `__del__`, can also call a method in
+    the middle of a change; that is done at the end of the change, and returns None.
+    """
+
+    @functools.wraps(method)
+    def call(self: MockOdooServer, *args: Any, **kwargs: Any) -> Any:
+        lock = self._lock
+        if lock._is_owned() and OWN.is_changing:
+            self._put_off.append(functools.partial(method, self, *args, **kwargs))
+            return None
+        before = getattr(OWN, "is_changing", False)
+        try:
+            try:
+                OWN.is_changing = True
+                lock.acquire(not sys.is_finalizing())  # the holder may be gone for ever
+                return method(self, *args, **kwargs)
+            finally:
+                self._do_put_off()
+                OWN.is_changing = before
+                self._do_put_off()  # what has come since
+                give_back(lock)
+        finally:
+            OWN.is_changing = before
+            give_back(lock)
+            self._scenario.teller.tell()
+
+    return call  # type: ignore[return-value]
+
+
+def give_back(lock: Any) -> None:
+    """Release a lock as often as this thread has taken it."""
+    try:
+        while True:
+            lock.release()
+    except RuntimeError:  # it is free, or another thread's
+        pass
+
+
+class StoppedUnlessDone:
+    """What fails in this block, or is interrupted, leaves the server stopped."""
+
+    def __init__(self, server: MockOdooServer) -> None:
+        self._server = server
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        if kind is not None:
+            self._server._stop_now()
 
 
 class MockOdooServer:
@@ -891,8 +932,8 @@ class MockOdooServer:
         self.host = check_host(host)
         self.strict = check_flag("strict", strict)
         self.ssl_context = check_context(ssl_context)
-        if max_calls is not None:  # a deque takes no more than sys.maxsize
-            max_calls = min(check_whole("max_calls", max_calls, 1), sys.maxsize)
+        if max_calls is not None:
+            check_whole("max_calls", max_calls, 1)
         functions: dict[str, Callable[[Any], object] | None] = {
             "on_call": on_call, "on_event": on_event, "on_unmatched": on_unmatched
         }
@@ -901,6 +942,8 @@ class MockOdooServer:
         self._ok = Reply()
         self._lock: Any = RLock()
         self._scenario = Scenario(self._lock, max_calls, functions)
+        self._put_off: collections.deque[Callable[[], object]] = collections.deque()
+        self._stops = 0
         self._listener: Listener | None = None  # each start and each outage makes a new one
         self._listeners: list[Listener] = []  # also closed ones whose threads may not have ended
         self.routes = self._make_routes()
@@ -1018,29 +1061,37 @@ class MockOdooServer:
     def answer(self, request: Request) -> Reply:
         """The reply to a request."""
         head, route = request.head, self._find_route(request.head)
-        is_ours = head.path in self._own_paths or re.match("/_mock(/|$)", head.path)
+        is_control = re.match("/_mock(/|$)", head.path)
         if route is None:
             refusal = request.refusal or Refusal(404, "the route has just been removed")
-            if not re.match("/_mock(/|$)", head.path):
+            if not is_control:
                 self.note_unmatched(f"{refusal.reply.status} {head.method} {head.path}")
             return refusal.reply
         if route == self._answer_heartbeat:
             return route(request)
         request.generation = self._scenario.generation
-        reply = self._ask_route(route, request)
-        if not is_ours:
+        reply = self._ask_user(route, f"{head.method} {head.path}", request)
+        if not is_control and head.path not in self._own_paths:
             line = f"{reply.status} {head.method} {head.path}"
             self._scenario.tell_of("request", request=printable(line[:200]))
         return reply
 
-    def _ask_route(self, route: Route, request: Request) -> Reply:
-        """A route never takes a body that was not read for an empty one."""
-        if request.refusal is not None:
-            return request.refusal.reply
-        return self._ask_user(route, f"{request.method} {request.path}", request)
+    def _answer_heartbeat(self, request: Request) -> Reply:
+        def judge(request: Request) -> Reply:
+            return self._ask_user(self.verdict, "verdict, make_success or find_problems", request)
+
+        reply = self._scenario.take(request, judge)
+        if reply.body is None and reply.status < 300:  # the service was not asked
+            return reply.but(body=encode(SUCCESS))
+        return self._word(reply) if reply.body is None else reply
 
     def _ask_user(self, function: Route, name: str, request: Request) -> Reply:
-        """Ask a function of the user's for a reply. Where it fails, the reply says so."""
+        """Ask a function of the user's for a reply. Where it fails, the reply says so.
+
+        It is not asked about a request that is wrong already, whose body may not have been read.
+        """
+        if request.refusal is not None:
+            return request.refusal.reply
         task = current_task()
         assert task is not None
         task.doing = name
@@ -1055,20 +1106,6 @@ class MockOdooServer:
         finally:
             task.doing = None
         return self._word(reply) if reply.body is None else reply
-
-    def _answer_heartbeat(self, request: Request) -> Reply:
-        reply = self._scenario.take(request, self._judge)
-        if reply.body is None and reply.status < 300:  # spoilt, so the service was not asked
-            return reply.but(body=encode(SUCCESS))
-        return self._word(reply) if reply.body is None else reply
-
-    def _judge(self, request: Request) -> Reply:
-        """The verdict. The user's code runs before the call is recorded, which thus cannot fail."""
-        if request.refusal is not None:
-            return request.refusal.reply
-        return self._ask_user(
-            self.verdict, "verdict, make_success or find_problems", request
-        )
 
     def _find_methods(self, path: str) -> dict[str, Route]:
         if path == self.endpoint + "/":  # Odoo's routes take that (strict_slashes=False)
@@ -1091,9 +1128,9 @@ class MockOdooServer:
         error = unavailable if reply.status == 503 else phrase(reply.status)
         return reply.but(body=encode({"error": error}))
 
-    def finish(self, request: Request, has_left: bool) -> None:
+    def answer_ended(self, request: Request, has_left: bool) -> None:
         """The answer to a request has ended, perhaps because its client has left."""
-        self._scenario.finish(request, has_left)
+        self._scenario.answer_ended(request, has_left)
 
     def note_unmatched(self, what: str) -> None:
         """Remember what came that is no call."""
@@ -1141,67 +1178,75 @@ class MockOdooServer:
         Raises OSError where the address cannot be had, RuntimeError where the server runs already.
         """
         try:
-            self._start()
-        except (OSError, RuntimeError):  # nothing was begun
-            raise
-        except BaseException:  # what a signal handler raises
+            has_started = self._start()
+        except BaseException:  # also what a signal handler raises when it has been done
             self.stop()
             raise
+        if has_started is False:
+            raise RuntimeError(f"already running at {self._address()}; call stop() first")
 
     @changing
-    def _start(self) -> None:
+    def _start(self) -> bool:
         if self._listener is not None:
-            raise RuntimeError(f"already running at {self._address()}; call stop() first")
-        listener = self._take_port()
-        try:
-            self._open(listener, "start", url=self.url)
-        except (OSError, RuntimeError):
-            self._listener = None
-            self._close_all()
-            raise
+            return False
+        with StoppedUnlessDone(self):
+            self._open(self._take_port(), "start")
+        return True
 
     def stop(self) -> None:
         """Refuse new connections, cut the others, let go what is delayed, end every thread.
 
         All that is done when this returns (in a function of yours that the fake calls, its own
         connection and the threads end afterwards). Harmless when not running. The memory and the
-        script stay: `start()` goes on with them, on the same port. A signal handler may call this.
-        When an exception has interrupted this, call it again.
+        script stay: `start()` goes on with them, on the same port. A signal handler may call this;
+        a method that it has interrupted is done first. When an exception has interrupted this, call
+        it again.
 
         Raises RuntimeError where a thread has not ended in 5 s, because a function of yours hangs,
         such as on_call.
         """
-        told = self._stop()
-        if sys.is_finalizing() or self._is_inside():  # it would wait for nobody, or for itself
-            return
+        tasks = self._stop()
+        if tasks is None or sys.is_finalizing() or self._is_inside():
+            return  # it would wait for the caller, or for nobody
         give_back(self._lock)  # several interruptions may have left it with this thread
         deadline = Clock.now() + PATIENCE
-        teller = self._scenario.teller
-        if told is not None and teller.tell() and not told.acquire(timeout=PATIENCE):
-            raise self._complaint()
-        tasks = [task for listener in self._listeners for task in listener.tasks()]
-        if not all(task.join(max(0.0, deadline - Clock.now())) for task in tasks):
-            raise self._complaint()
-        if told is not None and teller.task is not None:
-            teller.task.join(max(0.0, deadline - Clock.now()))
-
-    @changing
-    def _stop(self) -> Any:
-        was_running, self._listener = self._listener is not None, None
-        self._close_all()
-        if was_running:
-            self._scenario.note("stop")
-        return self._scenario.teller.mark()
-
-    def _complaint(self) -> RuntimeError:
-        """What keeps stop() from its end: a function of the user's that one of our threads is in."""
-        tasks = [task for listener in self._listeners for task in listener.tasks()]
-        tasks += filter(None, [self._scenario.teller.task])
-        doing = [task.doing for task in tasks if task.doing is not None]
-        return RuntimeError(
+        teller, told = self._scenario.teller, None
+        if all(task.join(max(0.0, deadline - Clock.now())) for task in tasks):
+            told = self._mark()
+            if told is None or not teller.tell() or told.wait(max(0.0, deadline - Clock.now())):
+                if teller.task is not None and told is not None:
+                    teller.task.join(max(0.0, deadline - Clock.now()))
+                return
+        doing = [task.doing for task in [*tasks, teller.task] if task is not None and task.doing]
+        raise RuntimeError(
             f"{doing[0] if doing else 'a thread'} has not ended in {PATIENCE:.0f} s: a function of "
             "yours hangs, or waits for this thread"
         )
+
+    @changing
+    def _stop(self) -> list[Task] | None:
+        return self._stop_now()
+
+    def _stop_now(self) -> list[Task]:
+        """Stop, under the lock; return the threads that end now."""
+        was_running, self._listener = self._listener is not None, None
+        self._stops += 1
+        self._close_all()
+        if was_running:
+            self._scenario.note("stop")
+        return [task for listener in self._listeners for task in listener.tasks()]
+
+    @changing
+    def _mark(self) -> Signal | None:
+        return self._scenario.teller.mark()
+
+    def _do_put_off(self) -> None:
+        """Do what was called in the middle of a change."""
+        while self._put_off:
+            try:
+                self._put_off.popleft()()
+            except (OSError, RuntimeError):
+                log_bug("a method that was called in the middle of another failed")
 
     def __enter__(self) -> Self:
         self.start()
@@ -1216,39 +1261,44 @@ class MockOdooServer:
 
         It lasts for `seconds`, or until `up()` or `reset()`. The port stays reserved meanwhile.
         Raises RuntimeError where the server does not run, and OSError where somebody snatched the
-        port in the instant between listening and reserving; the server is stopped then.
+        port in the instant between listening and reserving; the server is stopped then, as it is
+        when an exception interrupts this.
         """
         seconds = None if seconds is None else check_seconds("seconds", seconds)
         self._needs_running()
-        try:
+        with StoppedUnlessDone(self):
             listener = self._take_port()
+            self._listener = listener
             self._scenario.note("down", seconds=seconds)
             if seconds == 0:
-                self._end_outage(listener)
+                self._open(listener, "up")
             elif seconds is not None:
                 listener.start_timer(seconds, self._time_is_up)
-        except (OSError, RuntimeError):
-            self._stop()
-            raise
 
     @changing
     def up(self) -> None:
         """End an outage; harmless when there is none.
 
-        Raises RuntimeError where the server does not run.
+        Raises RuntimeError where the server does not run, and OSError where somebody has taken the
+        port; the server is stopped then.
         """
         self._end_outage(self._needs_running())
 
     def _time_is_up(self, listener: Listener) -> None:
         try:
-            self._end_outage(listener)
+            self._end_timed_outage(listener)
         except (OSError, RuntimeError):  # nobody waits for that
             log_bug(f"cannot listen on port {self.port} again")
 
     @changing
+    def _end_timed_outage(self, listener: Listener) -> None:
+        if listener is self._listener:
+            self._end_outage(listener)
+
     def _end_outage(self, listener: Listener) -> None:
-        if listener is self._listener and not listener.is_open:
-            self._open(listener, "up")
+        if not listener.is_open:
+            with StoppedUnlessDone(self):
+                self._open(listener, "up")
 
     def _needs_running(self) -> Listener:
         listener = self._listener
@@ -1262,29 +1312,25 @@ class MockOdooServer:
         listener = Listener(self.host, self.port, self)
         earlier = [each for each in self._listeners if each.is_alive()]
         self._listeners = [*earlier, listener]
-        self._listener = listener  # before it has a socket, so that a stop() finds that
         deadline = Clock.now() + RELEASE
-        while True:
+        while not listener.is_bound:
             try:
                 listener.server_bind()
-                break
             except OSError as error:
-                is_ours = any(each.is_accepting() for each in earlier) and Clock.now() < deadline
-                if is_ours and error.errno == errno.EADDRINUSE:
-                    Clock.sleep(0.001)
-                else:
-                    self._listener = None
-                    listener.close()
+                is_ours = any(each.is_accepting() for each in earlier)
+                if error.errno != errno.EADDRINUSE or not is_ours or Clock.now() > deadline:
                     raise self._explain(error) from None
+                Clock.sleep(0.001)  # Windows has nobody bind it while an acceptor looks at it
         self.port = listener.server_port
         return listener
 
-    def _open(self, listener: Listener, event: str, **fields: object) -> None:
+    def _open(self, listener: Listener, event: str) -> None:
         try:
             listener.open()
         except OSError as error:
             raise self._explain(error) from None
-        self._scenario.note(event, **fields)
+        self._listener = listener
+        self._scenario.note(event, **({"url": self.url} if event == "start" else {}))
 
     def _close_all(self) -> None:
         spared = self._spared()
@@ -1293,20 +1339,21 @@ class MockOdooServer:
         self._scenario.let_go()
 
     def _spared(self) -> Task | None:
-        """The thread whose client is answered although the server ends: the caller's, as it may be
-        in the function of a route, or the one whose call the teller tells of."""
+        """The worker whose client is still answered: the caller, or the one whose call is told."""
         task, teller = current_task(), self._scenario.teller
-        return teller.origin if task is not None and task is teller.task else task
+        return teller.origin if teller.is_telling_in(task) else task
 
     def _is_inside(self) -> bool:
         """Is the caller in a function of the user's, which one of our threads has called?"""
         task = current_task()
         return task is not None and (
-            task is self._scenario.teller.task
+            self._scenario.teller.is_telling_in(task)
             or any(task in listener.tasks() for listener in self._listeners)
         )
 
     def _explain(self, error: OSError) -> OSError:
+        if error.errno is None:  # a signal handler's TimeoutError, say
+            return error
         cause = errno.EADDRNOTAVAIL if isinstance(error, socket.gaierror) else error.errno
         remedy = REMEDIES.get(cause or 0, "")
         complaint = f"cannot listen on {self.host}, port {self.port}: {error.strerror}{remedy}"
@@ -1361,13 +1408,17 @@ class MockOdooServer:
         count = check_whole("count", count, 0, MAX_TIMES)
         self.play(f"503*{count}" if count else "")
 
-    @changing
     def set_permanent_failure(self, enabled: bool = True) -> None:
         """Refuse every heartbeat with 503; with False, end that and nothing else."""
         if check_flag("enabled", enabled):
             self.play("503*")
-        elif self.script == "503*":
-            self.play("")
+        else:
+            self._end_script("503*")
+
+    @changing
+    def _end_script(self, text: str) -> None:
+        if self.script == text:
+            self._scenario.play(Script())
 
     @property
     def script(self) -> str:
@@ -1432,12 +1483,15 @@ class MockOdooServer:
 
     @changing
     def forget(self) -> None:
-        """Forget the calls; the script goes on, and so does an outage."""
+        """Forget the calls, and what was unmatched; the script goes on, and so does an outage."""
         self._scenario.forget()
 
     @changing
     def reset(self) -> None:
-        """Forget the calls, end the script and any outage, and release every delayed reply."""
+        """Forget the calls, end the script and any outage, and release every delayed reply.
+
+        Raises OSError where an outage cannot end, as `up()` does.
+        """
         self._scenario.reset()
         if self._listener is not None:
             self._listener.wake_delayed()
@@ -1473,18 +1527,24 @@ class MockOdooServer:
     def _wait(
         self, what: str, n: int, timeout: float, fits: Callable[[Call], object] | None
     ) -> list[Call]:
-        # stop() waits for our threads, so in one of them a wait ends with the listener.
-        is_inside, listener = self._is_inside(), self._listener
+        # stop() waits for our threads. So the wait of a worker ends with its listener, and that of
+        # the teller, who has none, with a stop.
+        task, stops, listener = current_task(), self._stops, self._listener
+        is_worker = listener is not None and task is not None and task in listener.tasks()
+        is_teller = self._scenario.teller.is_telling_in(task)
 
         def given_up() -> bool:
-            return is_inside and (listener is None or self._listener is not listener)
+            if is_worker and listener is not None:
+                return listener.is_closing
+            return is_teller and (self._listener is None or self._stops != stops)
 
         try:
             return self._scenario.wait(what, n, timeout, fits, given_up)
         except TimeoutError as error:
             causes = []
             if given_up():
-                causes.append("the server was stopped; ")
+                end = "has an outage" if self.is_running else "was stopped"
+                causes.append(f"the server {end}; ")
             elif not self.is_running:
                 causes.append("the server is not running: call start(); ")
             if in_event_loop():
@@ -1588,7 +1648,7 @@ def contract_problems(payload: dict[str, Any]) -> list[str]:
 
 # ------------------------------------------------------------------------------------------
 # Wire: bytes to requests, replies to bytes, honest or faulty. It knows no route and no text of the
-# service: for these it asks the app, by `check_head`, `answer`, `finish`, `is_let_go` and
+# service: for these it asks the app, by `check_head`, `answer`, `answer_ended`, `is_let_go` and
 # `note_unmatched`. A new fault is a `send_...` method of the Handler, under its word.
 # ------------------------------------------------------------------------------------------
 
@@ -1652,7 +1712,8 @@ class Head:
         match = REQUEST_LINE.fullmatch(line)
         if not match:
             raise Refusal(
-                400, f"malformed request line {line!r:.80}; it should be like 'GET /health HTTP/1.1'"
+                400, f"malformed request line {line!r:.80}; "
+                "it should be like 'GET /health HTTP/1.1'"
             )
         self.method, target, major, minor = match.groups()
         if major != "1":
@@ -1707,7 +1768,7 @@ class Request:
 
     __slots__ = (
         "arrived", "body", "call", "client", "generation", "handler", "head", "received_at",
-        "refusal",
+        "record", "refusal",
     )
 
     def __init__(self, head: Head, body: bytes, refusal: Refusal | None, handler: Handler) -> None:
@@ -1718,11 +1779,12 @@ class Request:
         self.handler = handler
         self.generation = -1  # of the server's delays, when the script was asked
         self.arrived = self.received_at = 0.0
-        self.call: Call | None = None  # what it was recorded as
+        self.record: Record | None = None  # where it was recorded
+        self.call: Call | None = None  # as what
 
     def has_left(self) -> bool:
         """Has the client closed its half of the connection, before we cut it?"""
-        return has_left(self.handler.connection) and not self.handler.is_let_go(self)
+        return has_left(self.handler.connection) and not self.handler.must_hurry(self)
 
     @property
     def method(self) -> str:
@@ -1768,7 +1830,7 @@ def http_date(second: int) -> str:
 
 
 class Incoming(io.RawIOBase):
-    """What a connection brings, as a file. A socket's own makefile() uses classes that tests patch."""
+    """What a connection brings, as a file. A socket's makefile() uses classes that tests patch."""
 
     def __init__(self, connection: Any) -> None:
         self._read_into = connection.recv_into
@@ -1807,7 +1869,7 @@ class Handler(BaseHTTPRequestHandler):
     connection: Any
     rfile: io.BufferedReader
     must_linger = False  # True where the client may send bytes that we do not read
-    has_left = False  # True where the client left before the end of its answer
+    client_left = False  # True where the client left before the end of its answer
 
     def setup(self) -> None:
         self.connection = self.request
@@ -1836,22 +1898,28 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.check_open()
         reply = self.server.app.answer(request)
+        self.client_left = request.has_left()  # while functions of the user's ran
         try:
             self.send_reply(reply, request)
         except OSError:  # if we did not cut it, the client has
-            self.has_left = not self.is_let_go(request)
+            self.client_left = not self.must_hurry(request)
             raise
         finally:
-            if self.has_left or reply.fault in LASTING:
-                self.server.app.finish(request, self.has_left)
+            if self.client_left or reply.fault in LASTING:
+                self.server.app.answer_ended(request, self.client_left)
 
     def send_reply(self, reply: Reply, request: Request) -> None:
-        if reply.delay:
+        if reply.delay and not self.client_left:
             self.pause(reply.delay, request)
         self.close_connection = self.close_connection or self.server.is_closing
-        head, body = self.compose(reply, request)
+        try:
+            head, body = self.compose(reply, request)
+        except Exception:  # noqa: BLE001 - somebody has changed the Reply since it was checked
+            log_bug(f"{reply!r} cannot be sent")
+            reply = Reply(500, {"error": "the reply cannot be sent; the log of the fake tells why"})
+            head, body = self.compose(reply, request)
         if reply.fault not in LASTING:  # before the client has it, so that it finds that
-            self.server.app.finish(request, self.has_left)
+            self.server.app.answer_ended(request, self.client_left)
         name = (reply.fault or "whole").replace("-", "_")
         getattr(self, f"send_{name}")(head, body, request)
 
@@ -1999,8 +2067,8 @@ class Handler(BaseHTTPRequestHandler):
             left -= len(data)
             seconds = deadline - Clock.now()
 
-    def is_let_go(self, request: Request) -> bool:
-        """Is the client no longer to wait: has a reset, a stop or an outage come since?"""
+    def must_hurry(self, request: Request) -> bool:
+        """Must the delay end now: has a reset, a stop or an outage come since?"""
         return self.server.is_closing or self.server.app.is_let_go(request)
 
     def pause(self, seconds: float, request: Request) -> bool:
@@ -2008,24 +2076,26 @@ class Handler(BaseHTTPRequestHandler):
         deadline = Clock.now() + seconds
         self.server.note_delayed(self.connection, True)
         try:
-            while not self.is_let_go(request):
+            while not self.must_hurry(request):
                 left = deadline - Clock.now()
                 if left <= 0:
                     return True
                 if has_left(self.connection, left):
-                    self.has_left = not self.is_let_go(request)
+                    self.client_left = not self.must_hurry(request)
                     break
         finally:
             self.server.note_delayed(self.connection, False)
         if self.connection.fileno() < 0:  # on Windows, TLS may write to a closed socket for ever
             raise ConnectionAbortedError("we left")
-        self.close_connection = True  # who let it go has closed our reading half
+        self.close_connection = True  # wake_delayed() may have closed our reading half
         return False
 
     def send_whole(self, head: bytes, body: bytes, request: Request) -> None:
         self.connection.sendall(head + body)
 
-    @fault("a TCP RST in place of the reply (WireMock CONNECTION_RESET_BY_PEER, toxiproxy reset_peer)")
+    @fault(
+        "a TCP RST in place of the reply (WireMock CONNECTION_RESET_BY_PEER, toxiproxy reset_peer)"
+    )
     def send_reset(self, head: bytes, body: bytes, request: Request) -> None:
         self.close_connection = True
         self.server.abort(self.connection)
@@ -2051,7 +2121,9 @@ class Handler(BaseHTTPRequestHandler):
         self.pause(FOREVER, request)
         self.close_after_this()
 
-    @fault("a correct reply, one byte every 100 ms (WireMock chunkedDribbleDelay, toxiproxy slicer)")
+    @fault(
+        "a correct reply, one byte every 100 ms (WireMock chunkedDribbleDelay, toxiproxy slicer)"
+    )
     def send_drip(self, head: bytes, body: bytes, request: Request) -> None:
         rest = head + body
         while rest:
@@ -2090,16 +2162,15 @@ class Worker:
         self.listener = listener
         self.connection: Any = connection  # None: nothing to do
         self.address = address
-        self.has_work = Lock()  # held while there is no work
-        self.has_work.acquire()
+        self.has_work = Signal()
         self.task = Task("mock_odoo worker", self.run)
 
     def run(self) -> None:
         while self.connection is not None:
             self.listener.serve(self)
-            if not self.listener.may_rest(self):
+            if not self.listener.rest(self):
                 return
-            self.has_work.acquire()
+            self.has_work.wait()
 
 
 class Listener(ThreadingHTTPServer):
@@ -2107,7 +2178,8 @@ class Listener(ThreadingHTTPServer):
 
     First it is bound, which reserves the port; then it may be opened; in the end it is closed. The
     server does all that under its lock, here called `lock`. When close() returns, the port is free
-    and every connection is cut; the threads end soon after. The acceptor only accepts.
+    and every connection is cut; the threads end soon after. The acceptor only accepts. Of the
+    classes above, only finish_request() is used, which makes a Handler.
     """
 
     request_queue_size = 1024  # with socketserver's 5, a burst of clients takes seconds to connect
@@ -2118,13 +2190,12 @@ class Listener(ThreadingHTTPServer):
         self.server_port = port
         self.app = app
         self.lock = app._lock
-        self.is_open = self.is_closing = False
+        self.is_bound = self.is_open = self.is_closing = False
         self.socket: Any = None
         self._waker: Any = None
         self._acceptor = Task("mock_odoo acceptor", self.serve_forever)
         self._timer: Task | None = None
-        self._is_due = Lock()  # released when the timer need not wait any longer
-        self._is_due.acquire()
+        self._called_off = Signal()  # to the timer
         self._workers: list[Worker] = []  # some may have ended
         self._idle: list[Worker] = []
         self._delayed: set[Any] = set()  # connections whose reply waits
@@ -2143,6 +2214,7 @@ class Listener(ThreadingHTTPServer):
         self._set_reuse(0)  # or anybody could have the port until we listen
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        self.is_bound = True
 
     def _set_reuse(self, on: int) -> None:
         if EXCLUSIVE is None:  # on Windows, it would let a second server have the port
@@ -2152,7 +2224,7 @@ class Listener(ThreadingHTTPServer):
         """Call that function after so many seconds, unless it is opened or closed before."""
 
         def run() -> None:
-            if not self._is_due.acquire(timeout=seconds):
+            if not self._called_off.wait(seconds):
                 end_outage(self)
 
         self._timer = Task("mock_odoo timer", run)
@@ -2160,15 +2232,13 @@ class Listener(ThreadingHTTPServer):
 
     def open(self) -> None:
         """Listen. Clients can connect when this returns."""
-        if self.is_open or self.is_closing:
-            return
         self._set_reuse(1)
         self.socket.listen(self.request_queue_size)
         self.socket.setblocking(False)
         self._make_waker()
         self._acceptor.start()
         self.is_open = True
-        self._end_timer()
+        self._called_off.give()
 
     def _make_waker(self) -> None:
         """A socket that is connected to itself. What is sent there wakes the acceptor."""
@@ -2177,10 +2247,6 @@ class Listener(ThreadingHTTPServer):
         self._waker.bind(("127.0.0.1", 0))
         self._waker.connect(self._waker.getsockname())
 
-    def _end_timer(self) -> None:
-        if self._is_due.locked():
-            self._is_due.release()
-
     def close(self, spared: Task | None = None) -> None:
         """Free the port, and cut every connection but that of the `spared` thread.
 
@@ -2188,7 +2254,7 @@ class Listener(ThreadingHTTPServer):
         """
         self.is_closing = True
         self.is_open = False
-        self._end_timer()
+        self._called_off.give()
         self._wake()
         if self.socket is not None:
             cut(self.socket)  # or the acceptor, which still looks at it, would keep the port
@@ -2203,7 +2269,7 @@ class Listener(ThreadingHTTPServer):
                 if EXCLUSIVE is not None:  # on Windows, that wakes no reader (CPython 91913)
                     Socket.close(worker.connection)
         while self._idle:
-            self._idle.pop().has_work.release()  # without a connection, they end
+            self._idle.pop().has_work.give()  # without a connection, they end
 
     def _wake(self) -> None:
         if self._waker is not None:
@@ -2215,7 +2281,7 @@ class Listener(ThreadingHTTPServer):
                 self._waker.close()
 
     def wake_delayed(self) -> None:
-        """Have the delayed replies look whether they are let go. A poll sees that we read no more."""
+        """Wake delayed replies, to check whether they go on: a poll sees that we read no more."""
         if HUNG_UP:
             for connection in self._delayed:
                 cut(connection, socket.SHUT_RD)
@@ -2261,25 +2327,33 @@ class Listener(ThreadingHTTPServer):
         # A socket's own accept() makes an object of whatever class tests have put in its place.
         descriptor, address = self.socket._accept()
         connection = Socket(self.address_family, socket.SOCK_STREAM, 0, descriptor)
-        connection.setblocking(True)  # whatever it has from our socket, or from setdefaulttimeout()
+        connection.setblocking(True)  # our socket or setdefaulttimeout() may have left it otherwise
         return connection, (address or ("", 0))[:2]  # macOS gives none where the client has left
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Have a worker serve a connection."""
-        with self.lock:
+        while not self.lock.acquire(timeout=REST):  # down() may hold it and wait for our end
             if self.is_closing:
                 request.close()
                 return
-            if self._idle:
-                worker = self._idle.pop()
-                worker.connection, worker.address = request, client_address
-                worker.has_work.release()
-                return
-            worker = Worker(self, request, client_address)
+        try:
+            self._hand_over(request, client_address)
+        finally:
+            self.lock.release()
+
+    def _hand_over(self, connection: Any, address: tuple[str, int]) -> None:
+        if self.is_closing:
+            connection.close()
+        elif self._idle:
+            worker = self._idle.pop()
+            worker.connection, worker.address = connection, address
+            worker.has_work.give()
+        else:
+            worker = Worker(self, connection, address)
             try:
                 worker.task.start()
             except RuntimeError:  # out of threads
-                self.shutdown_request(request)
+                self.shutdown_request(connection)
                 return
             self._workers = [each for each in self._workers if each.task.is_alive()]
             self._workers.append(worker)
@@ -2300,8 +2374,8 @@ class Listener(ThreadingHTTPServer):
             connection, worker.connection = worker.connection, None
         self.shutdown_request(connection)
 
-    def may_rest(self, worker: Worker) -> bool:
-        """Is a worker to wait for another connection?"""
+    def rest(self, worker: Worker) -> bool:
+        """Make a worker wait for another connection; False: it is to end."""
         with self.lock:
             may_rest = not self.is_closing and len(self._idle) < MAX_IDLE_WORKERS
             if may_rest:
@@ -3703,7 +3777,7 @@ def log_bug(message: str) -> None:
         import logging  # 4 ms that hardly any run needs
 
         logging.getLogger("mock_odoo").exception(message)
-    except Exception:  # noqa: BLE001, S110 - a handler of the user's, or out of descriptors
+    except BaseException:  # noqa: BLE001, S110 - a handler of the user's, or out of descriptors
         pass
 
 
@@ -3810,8 +3884,8 @@ def depth(text: str) -> int:
     return deepest
 
 
-# -- Threads, and waiting. Tests patch classes and functions of threading, socket and select. So what
-# is needed of these is taken here, when the module is imported.
+# -- Threads, and waiting. Tests patch classes and functions of threading, socket and select. So
+# what is needed of these is taken here, when the module is imported.
 
 Lock = threading.Lock
 RLock = threading.RLock
@@ -3822,6 +3896,8 @@ select_now = select.select
 make_poll: Any = getattr(select, "poll", None)  # Windows has none
 READABLE = getattr(select, "POLLIN", 1)
 HUNG_UP: int = getattr(select, "POLLRDHUP", 0)  # Linux alone has it
+if type(make_poll) is not type(len):  # gevent's, which does not know it
+    HUNG_UP = 0
 GLANCE = 0.05  # seconds between looks whether a client has left, on other systems
 OWN = threading.local()
 
@@ -3829,6 +3905,24 @@ OWN = threading.local()
 def current_task() -> Task | None:
     """The thread of a fake that the caller is in; None for any other thread."""
     return getattr(OWN, "task", None)
+
+
+class Signal:
+    """Given once, it ends one wait. (The methods of threading.Event are what tests patch.)"""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._lock.acquire()
+
+    def give(self) -> None:
+        try:
+            self._lock.release()
+        except RuntimeError:  # it is given already
+            pass
+
+    def wait(self, timeout: float = -1) -> bool:
+        """Wait until it is given; False when the time is up."""
+        return self._lock.acquire(timeout=timeout)
 
 
 class Task:
@@ -3844,8 +3938,7 @@ class Task:
         self.name = name
         self._function = function
         self._has_begun = self._has_ended = False
-        self._end = Lock()
-        self._end.acquire()
+        self._end = Signal()
 
     def start(self) -> None:
         """Begin; RuntimeError where the system has no thread left."""
@@ -3866,7 +3959,7 @@ class Task:
         finally:
             getattr(threading, "_active", {}).pop(_thread.get_ident(), None)
             self._has_ended = True
-            self._end.release()
+            self._end.give()
 
     def _introduce(self) -> None:
         """Tell threading our name, and let coverage and debuggers see the user's functions."""
@@ -3880,33 +3973,32 @@ class Task:
 
     def join(self, timeout: float) -> bool:
         """Wait for its end; False when the time is up."""
-        if self.is_alive() and self._end.acquire(timeout=timeout):
-            self._end.release()  # an interruption may prevent that, so it is not what counts
+        if self.is_alive() and self._end.wait(timeout):
+            self._end.give()  # to others who wait
         return not self.is_alive()
 
 
 class Bell:
-    """Wakes those who wait for a change. Each waits for a lock of their own, so nobody holds one."""
+    """Wakes those who wait for a change. Each waits for a signal of their own."""
 
     def __init__(self) -> None:
-        self._waiting: list[Any] = []
+        self._waiting: list[Signal] = []
 
     def ring(self) -> None:
         """Make all who wait look again."""
         try:
             while self._waiting:
-                self._waiting.pop().release()
+                self._waiting.pop().give()
         except IndexError:  # another thread rings, too
             pass
 
     def wait(self, has_come: Callable[[], bool], timeout: float) -> None:
         """Wait until the change has come, until somebody rings, or until the time is up."""
-        mine = Lock()
-        mine.acquire()
+        mine = Signal()
         self._waiting.append(mine)
         try:
             if not has_come():  # it may have come before we were on the list
-                mine.acquire(timeout=min(timeout, MAX_SECONDS))
+                mine.wait(min(timeout, MAX_SECONDS))
         finally:
             try:
                 self._waiting.remove(mine)
@@ -3925,7 +4017,7 @@ def wait_readable(sockets: Sequence[Any], seconds: float | None = None) -> bool:
 
 
 def has_left(connection: Any, seconds: float = 0.0) -> bool:
-    """Wait so long, or less, until the client closes its half. True if it has.
+    """Wait up to `seconds` for the client to close its half, perhaps less. True if it has.
 
     Elsewhere than on Linux, bytes that wait to be read hide that.
     """

@@ -7443,36 +7443,236 @@ class TestHysteresis:
 
 
 # ------------------------------------------------------------------------------------------
-# README: its Python runs, and prints what stands below it
+# What users copy: conftest.py and the recipes of README. pytest runs them in a folder of theirs.
 # ------------------------------------------------------------------------------------------
 
 
+def start_pytest(folder, *args):
+    """Run pytest in a user's folder, with our warnings, in a process of its own."""
+    environ = dict(os.environ, PYTEST_ADDOPTS="", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+    return subprocess.Popen(
+        [sys.executable, "-X", "dev", "-W", "error", "-m", "pytest", "-p", "no:cacheprovider", *args],
+        cwd=str(folder), env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )
+
+
+def finish(process):
+    """Its exit code, and what it printed."""
+    with process:
+        try:
+            output, _ = process.communicate(timeout=4 * PATIENCE)
+        finally:
+            process.kill()  # where it hangs
+    return process.returncode, output
+
+
+def copy_to(folder, **files):
+    """Copy what a user copies there, and write more files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("mock_odoo.py", "conftest.py"):
+        shutil.copy(os.path.join(HERE, name), str(folder))
+    for name, text in files.items():
+        (folder / (name + ".py")).write_text(text, encoding="utf-8")
+
+
+USES_FIXTURES = """
+import mock_odoo
+from mock_odoo import Reply
+
+def test_it_runs(odoo):
+    odoo.play([Reply(429)])
+    odoo.stop()
+
+def test_it_runs_again_and_has_forgotten(odoo):
+    assert (odoo.is_running, odoo.script) == (True, "")
+    odoo.down()
+
+def test_no_outage_lasts(odoo):
+    assert " running," in repr(odoo)
+"""
+BY_OTHER_NAMES = """
+    from . import mock_odoo as relative
+    from tests.mock_odoo import Reply as absolute
+    assert (relative, absolute) == (mock_odoo, Reply)
+"""
+
+
+class TestConftest:
+    @pytest.mark.parametrize(("args", "files"), named({
+        "a flat folder": ([], {"test_a": USES_FIXTURES}),
+        "a package": ([], {
+            "test_a": USES_FIXTURES + "\ndef test_it_is_one_module():" + BY_OTHER_NAMES,
+            "__init__": "",
+        }),
+        "importlib": (["--import-mode=importlib"], {"test_a": USES_FIXTURES}),
+    }))
+    def test_its_fixtures_work_in(self, tmp_path, args, files):
+        copy_to(tmp_path / "tests", **files)
+        code, output = finish(start_pytest(tmp_path, *args))
+        assert code == 0, output
+
+    def test_it_can_be_pasted_into_another(self, tmp_path):
+        copy_to(tmp_path, test_a=USES_FIXTURES)
+        conftest = tmp_path / "conftest.py"
+        _, start, rest = conftest.read_text(encoding="utf-8").partition("import pathlib\n")
+        conftest.write_text('"""Ours."""\nimport os\n\n' + start + rest, encoding="utf-8")
+        code, output = finish(start_pytest(tmp_path))
+        assert code == 0, output
+
+
+README = pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+RECIPES = [code for language, code in BLOCKS if language == "python"]
+
+#: How pytest is made to run them in another order.
+ORDERS = {
+    "as they stand": "pass",
+    "backwards": "items.reverse()",
+    "shuffled": "seed = random.randrange(10**6); print('seed', seed); "
+    "random.Random(seed).shuffle(items)",
+}
+
+
+def block(text):
+    """The one block of README that has this text in it."""
+    found, = (code for _, code in BLOCKS if text in code)
+    return found
+
+
+@pytest.fixture(scope="module")
+def recipe_sessions(tmp_path_factory):
+    """All recipes in one session, which runs in several orders at the same time."""
+    folder = tmp_path_factory.mktemp("readme")
+    adapter = block("class Adapter:")
+    recipes = [code for code in RECIPES if code != adapter]
+    files = {f"test_{number}": code for number, code in enumerate(recipes)}
+    copy_to(folder, adapter=adapter, **files)
+    for name in ("cert.pem", "key.pem"):
+        (folder / name).write_text(CERTIFICATE)
+    processes = {}
+    for number, (order, code) in enumerate(ORDERS.items()):
+        plugin = f"import random\ndef pytest_collection_modifyitems(items): {code}\n"
+        (folder / f"order_{number}.py").write_text(plugin)
+        processes[order] = start_pytest(folder, "-v", "-s", "-p", f"order_{number}")
+    return {order: finish(process) for order, process in processes.items()}
+
+
 class TestReadme:
-    TEXT = pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8")
-    EXAMPLES = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", TEXT, re.DOTALL)
+    @pytest.mark.parametrize("order", ORDERS)
+    def test_every_recipe_passes_in_one_session(self, recipe_sessions, order):
+        code, output = recipe_sessions[order]
+        assert code == 0, output
+        tests = re.findall(r"^ *def (test_\w+)", "".join(RECIPES), re.MULTILINE)
+        assert [test for test in tests if not re.search(test + ".* PASSED", output)] == []
 
-    @pytest.mark.parametrize(("code", "output"), [
-        pytest.param(
-            code,
-            output,
-            id=f"example {number}",
-            marks=needs_reset if "ConnectionResetError" in output else (),
+    def test_what_is_not_run_can_be_read(self):
+        for code in [code for language, code in BLOCKS if language == "py"]:
+            compile(code, "README.md", "exec")
+
+    def test_the_first_recipe_stands_at_the_top(self):
+        assert README.splitlines().index("```python") < 14
+        assert "odoo.play" in RECIPES[0]
+
+    @pytest.fixture
+    def build(self, fresh):
+        """Make a server of a class that README defines."""
+
+        def build(name, **kwargs):
+            namespace = {"__name__": "readme"}
+            exec(compile(block(f"class {name}("), "README.md", "exec"), namespace)  # noqa: S102
+            return fresh(cls=namespace[name], **kwargs)
+
+        return build
+
+    def test_the_careful_odoo_wants_a_token_and_no_duplicate(self, build):
+        odoo, given = build("CarefulOdoo"), {**JSON, "Authorization": "Bearer secret"}
+        other = json.dumps({"adapter_id": "KKT-002"})
+        statuses = [send(odoo, "POST", PATH, body, given).status for body in (BODY, BODY, other)]
+        assert statuses == [200, 409, 503]
+        assert post(odoo).status == 401
+
+    def test_a_json_route_answers_in_result_what_came_in_params(self, build):
+        odoo = build("JsonRouteOdoo", strict=True)
+        answer = post(odoo, {"jsonrpc": "2.0", "id": 7, "params": HEARTBEAT})
+        assert answer.json() == {"jsonrpc": "2.0", "id": 7, "result": {"status": "ok"}}
+        assert odoo.get_heartbeat_count() == 1
+        assert post(odoo).status == 422
+
+    def test_a_flat_heartbeat_is_lost_there_with_status_200(self, build):
+        odoo = build("JsonRouteOdoo")
+        assert post(odoo).status == 200
+        assert odoo.get_received_heartbeats() == []
+
+    def test_a_page_in_a_browser_may_send_heartbeats(self, build):
+        odoo = build("BrowserOdoo")
+        preflight = send(odoo, "OPTIONS", PATH)
+        assert (preflight.status, preflight.body) == (204, b"")
+        assert preflight.headers["Access-Control-Allow-Headers"] == "Content-Type"
+        for answer in (preflight, post(odoo)):
+            assert answer.headers["Access-Control-Allow-Origin"] == "*"
+
+    def test_the_other_service_answers_at_its_own_path(self, build):
+        ofd = build("MockOfdServer")
+        assert post(ofd, {"receipt_id": "R-1"}).json() == {"receipt_id": "R-1"}
+        assert ofd.heartbeat_url.endswith("/api/v2/receipt")
+
+    @pytest.mark.skipif(
+        os.name == "nt" or not (shutil.which("bash") and shutil.which("curl")),
+        reason="needs bash and curl",
+    )
+    def test_the_shell_recipe_passes_and_leaves_the_shell_open(self, tmp_path):
+        copy_to(tmp_path)
+        python = tmp_path / "python3"
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+        python.chmod(0o755)
+        run = subprocess.run(
+            ["bash"], check=False, input=block("out=$(mktemp)") + "echo the shell is open\n",
+            env=dict(os.environ, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}"),
+            cwd=str(tmp_path), text=True, stdout=subprocess.PIPE, timeout=2 * PATIENCE,
         )
-        for number, (code, output) in enumerate(EXAMPLES, 1)
-    ])
-    def test_an_example_does_what_it_says(self, code, output, capsys):
-        program = compile(code, "README.md", "exec")
-        exec(program, {"__name__": "readme"})  # noqa: S102 - it is our own
-        assert capsys.readouterr().out == output
+        assert run.stdout.endswith("passed\nthe shell is open\n")
 
-    def test_the_first_example_stands_at_the_top(self):
-        assert self.TEXT.splitlines().index("with MockOdooServer(port=0) as odoo:") < 15
+    def test_the_terminal_and_the_journal_read_as_shown(self, launch, tmp_path):
+        journal = str(tmp_path / "beats.jsonl")
+        fake = launch("--journal", journal, "--script", "503*2, reset, ok@250ms")
+        send(fake, "POST", PATH + "s", BODY, JSON)
+        for queued in (5, 6, 7, 8, 9):
+            if queued == 9:
+                control(fake, "POST", "down", {"seconds": 0.1})
+                until(lambda: not refused(fake))
+            buffer = {"total_capacity": 200, "current_queued": queued, "percent_full": queued / 2}
+            try_post(fake, {**HEARTBEAT, "buffer_status": buffer})
+
+        def timeless(text):
+            return re.sub(r"([0-9-]{10} )?[0-9]+:[0-9:]+|[0-9.]+ s\b", "#", text).splitlines()
+
+        shown = block("--script \"503*2, reset").replace("^C", "")
+        assert timeless(fake.end()[1]) == timeless(shown)[2:]
+        shown = block("--read beats.jsonl")
+        assert timeless(run_main("--quiet", "--read", journal)[1]) == timeless(shown)[1:]
+
+    def test_every_link_within_it_leads_somewhere(self):
+        titles = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+        anchors = {re.sub("[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
+        assert set(re.findall(r"\]\(#([^)]*)\)", README)) - anchors == set()
 
     @pytest.mark.parametrize(
         "name", [name for name in dir(MockOdooServer) if not name.startswith("_")]
     )
     def test_it_names_every_public_member(self, name):
-        assert re.search(rf"[` (,]{name}\b", self.TEXT)
+        assert re.search(rf"[` (,]{name}\b", README)
+
+    @pytest.mark.parametrize("name", [*Call.FIELDS, "payload", "headers", "body", "to_json()"])
+    def test_it_names_every_field_of_a_call(self, name):
+        assert f"`{name}`" in README.partition("## Calls")[2].partition("##")[0]
+
+    @pytest.mark.parametrize("word", [*mock_odoo.FAULTS, *mock_odoo.WORDS])
+    def test_it_says_what_clients_see_of_every_reply(self, word):
+        assert re.search(rf"^\| `{word}(@2s)?` \|", README, re.MULTILINE)
+
+    def test_it_names_every_flag(self):
+        flags = set(re.findall(r"--[a-z-]+", run_python("-m", "mock_odoo", "--help").stdout))
+        assert flags - set(re.findall("--[a-z-]+", README)) == set()
 
 
 # ------------------------------------------------------------------------------------------
