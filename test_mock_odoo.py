@@ -1067,7 +1067,7 @@ class TestScript:
             odoo.play(word)
 
     def test_the_docstring_of_play_tells_every_reply(self):
-        faults = ("reset", "close", "truncate", "garbage", "stall", "drip")
+        faults = mock_odoo.FAULTS
         for word in ("ok", "503 ...", *faults, "html", "login", "expired"):
             assert f"`{word}`" in MockOdooServer.play.__doc__
 
@@ -1631,15 +1631,15 @@ class TestEndOfACall:
     @pytest.mark.parametrize("script", ["ok@60s", "503@60s", "stall", "drip", "reset@60s"])
     def test_a_client_that_hangs_up_has_left(self, fresh, script):
         seen = []
-        server = fresh(on_event=seen.append)
+        server = fresh(on_event=lambda event: event["event"] == "left" and seen.append(event))
         server.play(script)
         with connect(server, request_bytes()):
             server.wait_for_calls(1)
-        call = self.ended(server)
-        assert call.left is True
+        until(lambda: seen)
         server.stop()
-        (left,) = [event for event in seen if event["event"] == "left"]
-        assert (left["number"], left["after"]) == (1, round(call.took, 3))
+        (call,) = server.get_calls()
+        assert call.left is True
+        assert [(left["number"], left["after"]) for left in seen] == [(1, round(call.took, 3))]
         assert "left" not in [event["event"] for event in server.get_events()]
 
     def test_a_success_whose_client_has_left_is_accepted_all_the_same(self, odoo):
@@ -5561,7 +5561,7 @@ class TestCommandLine:
             "--token", "--certfile", "--keyfile", "--cafile", "--max-calls", "--quiet", "--read",
             "--version",
         )
-        faults = ("reset", "close", "truncate", "garbage", "stall", "drip")
+        faults = mock_odoo.FAULTS
         lies = ("html", "login", "expired")
         for word in (*flags, *faults, *lies, "examples:", "503*3, reset, ok@6s", "/_mock/"):
             assert word in out
@@ -7399,13 +7399,8 @@ class TestHysteresis:
         "429",
         "404",
         "302",
-        "reset",
-        "close",
-        "truncate",
-        "garbage",
-        "stall",
-        "html",
-        "login",
+        *(fault for fault in mock_odoo.FAULTS if fault != "drip"),
+        *(word for word in mock_odoo.WORDS if word != "ok"),
         "ok@60s",
         pytest.param(Reply(200, {"status": "error"}), id="status error"),
         pytest.param(Reply(200, []), id="a list"),
