@@ -3838,7 +3838,9 @@ class TestEndOfTheInterpreter:
         assert done.returncode == 0
         if sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED"):
             # PyPy calls nothing then; without the GIL, the module has lost its names by then
-            assert (done.stderr, done.stdout[-4:]) == ("", "end\n")
+            assert done.stdout[-4:] == "end\n"
+            if sys.version_info >= (3, 8):  # 3.7 may complain of any thread that still lives
+                assert done.stderr == ""
 
 
 class TestThreadsAndDescriptors:
