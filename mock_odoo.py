@@ -126,14 +126,17 @@ class Reply:
         delay: float = 0.0, fault: str | None = None, accepts: bool | None = None,
     ) -> None:
         self.status = check_whole("status", status, 200, 599)
-        self.body = None if body is None else encode(body)
+        try:
+            self.body = None if body is None else encode(body)
+        except UnicodeEncodeError:
+            raise ValueError(f"body has a letter that UTF-8 cannot express: {body!r:.80}") from None
         if headers is not None and not hasattr(headers, "items"):
             raise TypeError(f"headers must map text to text, not {headers!r:.80}")
         self.headers = dict(headers or {})
         for name, value in header_lines(self.headers):
             check_header(name, value)
         self.delay = check_seconds("delay", delay)
-        if fault is not None and fault not in FAULTS:
+        if fault is not None and (not isinstance(fault, str) or fault not in FAULTS):
             raise ValueError(f"fault must be one of {', '.join(FAULTS)}, not {fault!r:.80}")
         self.fault = fault
         self.is_json = not isinstance(body, (str, bytes))
@@ -449,7 +452,7 @@ class Call:
 
     __slots__ = (  # noqa: RUF023 - the public ones in the order of the journal
         "number", "received_at", "reply", "delay", "problem", "accepted", "repeats", "client",
-        "query", "body", "_took", "_left", "_head", "_arrived", "_was_spoilt", "_has_left",
+        "query", "body", "_took", "_left", "_head", "_arrived", "_was_spoilt", "has_left_now",
     )
     FIELDS = (*__slots__[:9], "took", "left")
 
@@ -469,7 +472,7 @@ class Call:
         self._head = request.head.raw
         self._arrived = request.arrived  # for intervals: somebody may set the wall clock
         self._was_spoilt = not (reply.accepts and reply.fault in WHOLE)
-        self._has_left: Callable[[], bool] | None = request.has_left  # None when it has ended
+        self.has_left_now: Callable[[], bool] | None = request.has_left  # None near the end
 
     @property
     def payload(self) -> Any:
@@ -492,12 +495,12 @@ class Call:
 
         It is true at once, also before the thread that answers has noticed.
         """
-        ask = self._has_left
+        ask = self.has_left_now
         return True if ask is not None and ask() else self._left
 
     def end(self, has_left: bool) -> None:
         """The answer has ended, perhaps because its client has left."""
-        self._has_left = None
+        self.has_left_now = None
         self._left = has_left
         self._took = Clock.now() - self._arrived
 
@@ -583,56 +586,50 @@ class Teller:
         self._lock = lock
         self._functions = functions
         self._queue: collections.deque[tuple[str, Any, Task | None, Signal]] = collections.deque()
-        self._is_telling = False
-        self.task: Task | None = None  # the thread that tells, or has told last
+        self.task: Task | None = None  # the thread that tells
         self.origin: Task | None = None  # the worker whose call is being told
 
     def add(self, name: str, news: object) -> Signal | None:
         """Queue some news. Call this under the lock: the order is made here.
 
-        Returns what is given when it has been told; None where nobody wants to hear it.
+        Returns what is given when it has been told; None where nobody wants to hear it, or nobody
+        can tell it now.
         """
         if self._functions.get(name) is None:
             return None
         told = Signal()
         self._queue.append((name, news, current_task(), told))
-        return told
+        return told if self._has_thread() else None
 
-    def mark(self) -> Signal | None:
-        """What is given when all that was added so far has been told; None if it has been."""
-        if not self._queue and not self._is_telling:
+    def mark(self) -> tuple[Signal, Task] | None:
+        """What is given when all has been told that was added so far, and the thread that tells."""
+        if not self._queue and self.task is None or not self._has_thread():
             return None
         told = Signal()
         self._queue.append(("", None, None, told))
-        return told
+        assert self.task is not None
+        return told, self.task
 
-    def tell(self) -> bool:
-        """Start a thread that tells what is queued. Call this without the lock.
-
-        False where there can be none; then the next who calls this may have one.
-        """
-        if not self._queue or self._is_telling:
-            return True
-        if sys.is_finalizing():  # a new thread would never run, or crash the interpreter
-            return False
-        try:
-            Task("mock_odoo teller", self._tell).start()
-        except RuntimeError:  # out of threads
-            if current_task() is None:
+    def _has_thread(self) -> bool:
+        """Start the thread, unless there is one. False where there can be none."""
+        if self.task is None or not self.task.is_alive():
+            if sys.is_finalizing():  # it would never run, or crash the interpreter
                 return False
-            self._tell()
+            self.task = Task("mock_odoo teller", self._tell)
+            try:
+                self.task.start()
+            except RuntimeError:  # out of threads: whoever comes next may have one
+                self.task = None
+                return False
         return True
 
     def _tell(self) -> None:
-        with self._lock:
-            if self._is_telling:
-                return
-            self._is_telling = True
-            self.task = current_task()
         while True:
             with self._lock:
+                if self.task is not current_task():  # an interruption had another one started
+                    return
                 if not self._queue:
-                    self._is_telling, self.origin = False, None
+                    self.task = self.origin = None
                     return
                 name, news, self.origin, told = self._queue.popleft()
             function = self._functions.get(name)
@@ -641,9 +638,6 @@ class Teller:
                     call_user(name, function, news)
             finally:
                 told.give()
-
-    def is_telling_in(self, task: Task | None) -> bool:
-        return self._is_telling and task is self.task
 
 
 class Scenario:
@@ -710,7 +704,6 @@ class Scenario:
                 request.record, request.call = record, record.add(reply, request)
                 told = self.teller.add("on_call", request.call)
         self.bell.ring()
-        self.teller.tell()
         if told is not None:
             told.wait()
         return reply
@@ -729,7 +722,6 @@ class Scenario:
             self.record.unmatched = (*self.record.unmatched, what)[-MAX_UNMATCHED:]
             self.teller.add("on_event", make_event("unmatched", unmatched=what))
             told = self.teller.add("on_unmatched", what)
-        self.teller.tell()
         if told is not None:
             told.wait()
 
@@ -737,7 +729,6 @@ class Scenario:
         """Tell of an event that is not remembered: it was not done to the fake."""
         with self._lock:
             self.teller.add("on_event", make_event(name, **fields))
-        self.teller.tell()
 
     # -- Waiting
 
@@ -783,7 +774,7 @@ class Scenario:
         self._turn = Lock()
         self.bell = Bell()
         self.teller._queue.clear()
-        self.teller._is_telling, self.teller.task = False, None
+        self.teller.task = None
 
 
 def make_event(name: str, **fields: object) -> Event:
@@ -824,7 +815,7 @@ PROXY_HEADERS = {"Server": "nginx", "Content-Type": "text/html"}
 
 
 def changing(method: Method) -> Method:
-    """Do a public method under the lock of its server, and then have its events told.
+    """Do a public method under the lock of its server.
 
     A signal handler that raises can interrupt the main thread anywhere: also where it has just
     taken the lock, or is about to give it back. So the lock is given back twice: if the first time
@@ -852,7 +843,6 @@ def changing(method: Method) -> Method:
         finally:
             OWN.is_changing = before
             give_back(lock)
-            self._scenario.teller.tell()
 
     return call  # type: ignore[return-value]
 
@@ -1210,14 +1200,16 @@ class MockOdooServer:
             return  # it would wait for the caller, or for nobody
         give_back(self._lock)  # several interruptions may have left it with this thread
         deadline = Clock.now() + PATIENCE
-        teller, told = self._scenario.teller, None
+        teller = self._scenario.teller.task
         if all(task.join(max(0.0, deadline - Clock.now())) for task in tasks):
-            told = self._mark()
-            if told is None or not teller.tell() or told.wait(max(0.0, deadline - Clock.now())):
-                if teller.task is not None and told is not None:
-                    teller.task.join(max(0.0, deadline - Clock.now()))
+            mark = self._mark()
+            if mark is None:
                 return
-        doing = [task.doing for task in [*tasks, teller.task] if task is not None and task.doing]
+            told, teller = mark
+            if told.wait(max(0.0, deadline - Clock.now())):
+                teller.join(max(0.0, deadline - Clock.now()))
+                return
+        doing = [task.doing for task in [*tasks, teller] if task is not None and task.doing]
         raise RuntimeError(
             f"{doing[0] if doing else 'a thread'} has not ended in {PATIENCE:.0f} s: a function of "
             "yours hangs, or waits for this thread"
@@ -1237,7 +1229,7 @@ class MockOdooServer:
         return [task for listener in self._listeners for task in listener.tasks()]
 
     @changing
-    def _mark(self) -> Signal | None:
+    def _mark(self) -> tuple[Signal, Task] | None:
         return self._scenario.teller.mark()
 
     def _do_put_off(self) -> None:
@@ -1341,13 +1333,13 @@ class MockOdooServer:
     def _spared(self) -> Task | None:
         """The worker whose client is still answered: the caller, or the one whose call is told."""
         task, teller = current_task(), self._scenario.teller
-        return teller.origin if teller.is_telling_in(task) else task
+        return teller.origin if task is not None and task is teller.task else task
 
     def _is_inside(self) -> bool:
         """Is the caller in a function of the user's, which one of our threads has called?"""
         task = current_task()
         return task is not None and (
-            self._scenario.teller.is_telling_in(task)
+            task is self._scenario.teller.task
             or any(task in listener.tasks() for listener in self._listeners)
         )
 
@@ -1531,7 +1523,7 @@ class MockOdooServer:
         # the teller, who has none, with a stop.
         task, stops, listener = current_task(), self._stops, self._listener
         is_worker = listener is not None and task is not None and task in listener.tasks()
-        is_teller = self._scenario.teller.is_telling_in(task)
+        is_teller = task is not None and task is self._scenario.teller.task
 
         def given_up() -> bool:
             if is_worker and listener is not None:
@@ -1784,7 +1776,7 @@ class Request:
 
     def has_left(self) -> bool:
         """Has the client closed its half of the connection, before we cut it?"""
-        return has_left(self.handler.connection) and not self.handler.must_hurry(self)
+        return has_left(self.handler.connection) and not self.handler.server.is_closing
 
     @property
     def method(self) -> str:
@@ -1846,6 +1838,8 @@ class Incoming(io.RawIOBase):
 FAULTS: dict[str, str] = {}
 WHOLE = (None, "drip")  # with these, the client gets the whole reply
 LASTING = ("stall", "drip")  # these take time: the client may leave meanwhile
+SMALL = 16384  # bytes of a body that the system takes at once, whether or not the client reads
+NOTICEABLE = 0.01  # seconds; no client gives up before that
 
 
 def fault(meaning: str) -> Callable[[Method], Method]:
@@ -1898,14 +1892,15 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.check_open()
         reply = self.server.app.answer(request)
-        self.client_left = request.has_left()  # while functions of the user's ran
+        if request.call is not None and Clock.now() - request.arrived > NOTICEABLE:
+            self.client_left = request.has_left()  # while functions of the user's ran
         try:
             self.send_reply(reply, request)
         except OSError:  # if we did not cut it, the client has
-            self.client_left = not self.must_hurry(request)
+            self.client_left = not self.server.is_closing
             raise
         finally:
-            if self.client_left or reply.fault in LASTING:
+            if request.call is not None and (self.client_left or request.call.took is None):
                 self.server.app.answer_ended(request, self.client_left)
 
     def send_reply(self, reply: Reply, request: Request) -> None:
@@ -1918,10 +1913,20 @@ class Handler(BaseHTTPRequestHandler):
             log_bug(f"{reply!r} cannot be sent")
             reply = Reply(500, {"error": "the reply cannot be sent; the log of the fake tells why"})
             head, body = self.compose(reply, request)
-        if reply.fault not in LASTING:  # before the client has it, so that it finds that
-            self.server.app.answer_ended(request, self.client_left)
+        if reply.fault not in LASTING:
+            self.send_last(request, len(body) <= SMALL)
         name = (reply.fault or "whole").replace("-", "_")
         getattr(self, f"send_{name}")(head, body, request)
+
+    def send_last(self, request: Request, ends: bool = True) -> None:
+        """From here on, a client that closes may have its whole answer.
+
+        What the system takes at once ends before it is sent, so that a client finds it ended.
+        """
+        if request.call is not None:
+            request.call.has_left_now = None
+            if ends:
+                self.server.app.answer_ended(request, self.client_left)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer a malformed request in JSON, then close. (The name is http.server's.)"""
@@ -1972,7 +1977,10 @@ class Handler(BaseHTTPRequestHandler):
         lines, size = [line], len(line)
         while line not in BLANK:
             if size >= MAX_HEAD or len(lines) > MAX_HEADERS + 1:
-                raise Refusal(431, f"more than {MAX_HEADERS} headers, or {MAX_HEAD} bytes of them")
+                raise Refusal(
+                    431, f"more than {MAX_HEADERS} headers, or more than {MAX_HEAD} bytes of them "
+                    "and of the request line"
+                )
             line = self.read_line()
             lines.append(line)
             size += len(line)
@@ -2074,20 +2082,19 @@ class Handler(BaseHTTPRequestHandler):
     def pause(self, seconds: float, request: Request) -> bool:
         """Wait so many seconds. False where the client leaves or is let go before that."""
         deadline = Clock.now() + seconds
-        self.server.note_delayed(self.connection, True)
+        waker = self.server.make_waker()
         try:
             while not self.must_hurry(request):
                 left = deadline - Clock.now()
                 if left <= 0:
                     return True
-                if has_left(self.connection, left):
-                    self.client_left = not self.must_hurry(request)
+                if has_left(self.connection, left, waker):
+                    self.client_left = not self.server.is_closing
                     break
         finally:
-            self.server.note_delayed(self.connection, False)
+            self.server.drop_waker(waker)
         if self.connection.fileno() < 0:  # on Windows, TLS may write to a closed socket for ever
             raise ConnectionAbortedError("we left")
-        self.close_connection = True  # wake_delayed() may have closed our reading half
         return False
 
     def send_whole(self, head: bytes, body: bytes, request: Request) -> None:
@@ -2126,13 +2133,13 @@ class Handler(BaseHTTPRequestHandler):
     )
     def send_drip(self, head: bytes, body: bytes, request: Request) -> None:
         rest = head + body
-        while rest:
+        while len(rest) > 1:
             self.connection.sendall(rest[:1])
             rest = rest[1:]
-            if rest and not self.pause(DRIP_INTERVAL, request):
+            if not self.pause(DRIP_INTERVAL, request):
                 break
-        if rest:
-            self.connection.sendall(rest)
+        self.send_last(request)
+        self.connection.sendall(rest)
 
 
 # ------------------------------------------------------------------------------------------
@@ -2198,7 +2205,7 @@ class Listener(ThreadingHTTPServer):
         self._called_off = Signal()  # to the timer
         self._workers: list[Worker] = []  # some may have ended
         self._idle: list[Worker] = []
-        self._delayed: set[Any] = set()  # connections whose reply waits
+        self._wakers: set[Any] = set()  # of the delayed replies
 
     # -- What the server asks for, under the lock
 
@@ -2235,17 +2242,10 @@ class Listener(ThreadingHTTPServer):
         self._set_reuse(1)
         self.socket.listen(self.request_queue_size)
         self.socket.setblocking(False)
-        self._make_waker()
+        self._waker = Waker()
         self._acceptor.start()
         self.is_open = True
         self._called_off.give()
-
-    def _make_waker(self) -> None:
-        """A socket that is connected to itself. What is sent there wakes the acceptor."""
-        self._waker = Socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._waker.setblocking(False)
-        self._waker.bind(("127.0.0.1", 0))
-        self._waker.connect(self._waker.getsockname())
 
     def close(self, spared: Task | None = None) -> None:
         """Free the port, and cut every connection but that of the `spared` thread.
@@ -2273,18 +2273,14 @@ class Listener(ThreadingHTTPServer):
 
     def _wake(self) -> None:
         if self._waker is not None:
-            try:
-                self._waker.send(b"!")  # never read, so that it stays awake
-            except OSError:  # the acceptor has ended, or sleeps no more
-                pass
+            self._waker.wake()
             if not self._acceptor.is_alive():
                 self._waker.close()
 
     def wake_delayed(self) -> None:
-        """Wake delayed replies, to check whether they go on: a poll sees that we read no more."""
-        if HUNG_UP:
-            for connection in self._delayed:
-                cut(connection, socket.SHUT_RD)
+        """Have the delayed replies check whether they go on."""
+        for waker in self._wakers:
+            waker.wake()
 
     def tasks(self) -> list[Task]:
         """Its threads; some may have ended, or not begun."""
@@ -2300,9 +2296,10 @@ class Listener(ThreadingHTTPServer):
 
     def after_fork(self) -> None:
         """In a forked child, let go the copies: the port and the connections are the parent's."""
-        for each in [self.socket, self._waker, *[worker.connection for worker in self._workers]]:
+        connections = [worker.connection for worker in self._workers]
+        for each in [self.socket, self._waker, *connections, *self._wakers]:
             if each is not None:
-                Socket.close(each)
+                each.close()
 
     # -- The acceptor
 
@@ -2332,31 +2329,32 @@ class Listener(ThreadingHTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Have a worker serve a connection."""
-        while not self.lock.acquire(timeout=REST):  # down() may hold it and wait for our end
-            if self.is_closing:
-                request.close()
-                return
-        try:
-            self._hand_over(request, client_address)
-        finally:
-            self.lock.release()
+        while not self.is_closing:
+            if self.lock.acquire(timeout=REST):  # close() may be waited for, by whoever holds it
+                try:
+                    if self._hand_over(request, client_address):
+                        return
+                finally:
+                    self.lock.release()
+                wait_readable([self._waker], REST)  # out of threads: the client waits, and so do we
+        request.close()
 
-    def _hand_over(self, connection: Any, address: tuple[str, int]) -> None:
+    def _hand_over(self, connection: Any, address: tuple[str, int]) -> bool:
         if self.is_closing:
-            connection.close()
-        elif self._idle:
+            return False
+        if self._idle:
             worker = self._idle.pop()
             worker.connection, worker.address = connection, address
             worker.has_work.give()
-        else:
-            worker = Worker(self, connection, address)
-            try:
-                worker.task.start()
-            except RuntimeError:  # out of threads
-                self.shutdown_request(connection)
-                return
-            self._workers = [each for each in self._workers if each.task.is_alive()]
-            self._workers.append(worker)
+            return True
+        worker = Worker(self, connection, address)
+        try:
+            worker.task.start()
+        except RuntimeError:
+            return False
+        self._workers = [each for each in self._workers if each.task.is_alive()]
+        self._workers.append(worker)
+        return True
 
     # -- The workers
 
@@ -2405,10 +2403,23 @@ class Listener(ThreadingHTTPServer):
                 self.app.note_unmatched(f"TLS handshake failed: {error.strerror or error}")
             raise
 
-    def note_delayed(self, connection: Any, is_delayed: bool) -> None:
-        """Have wake_delayed() know whether a reply to this connection is delayed."""
+    def make_waker(self) -> Waker | None:
+        """What wakes a delayed reply; None where it must look by itself."""
+        if not HUNG_UP:
+            return None
+        try:
+            waker = Waker()
+        except OSError:  # out of descriptors
+            return None
         with self.lock:
-            (self._delayed.add if is_delayed else self._delayed.discard)(connection)
+            self._wakers.add(waker)
+        return waker
+
+    def drop_waker(self, waker: Waker | None) -> None:
+        if waker is not None:
+            with self.lock:
+                self._wakers.discard(waker)
+            waker.close()
 
     def abort(self, connection: Any) -> None:
         """Close with a RST, at once: shutdown_request() would send a FIN first."""
@@ -2752,24 +2763,10 @@ GIVES_WAY = (("script", 0), ("text", 12), ("problem", 0))
 MIN_COLUMNS = 12  # of a part that is cut; a shorter piece says nothing
 
 
-def columns(text: str) -> int:
-    """How wide a terminal shows it: many signs of Asia and pictures take two columns."""
-    if text.isascii():
-        return len(text)
-    import unicodedata
-
-    return len(text) + sum(unicodedata.east_asian_width(char) in "WF" for char in text)
-
-
 def shorten(text: str, room: int) -> str:
-    if columns(text) <= room:
+    if len(text) <= room:
         return text
-    if room < MIN_COLUMNS:
-        return ""
-    text = text[: room - 3]
-    while columns(text) > room - 3:
-        text = text[:-1]
-    return text.rstrip() + "..."
+    return "" if room < MIN_COLUMNS else text[: room - 3].rstrip() + "..."
 
 
 def join(parts: dict[str, str]) -> str:
@@ -2786,8 +2783,6 @@ class Screen:
     """How a line looks on a stream: its letters, its colour and, at a terminal, its width."""
 
     def __init__(self, stream: IO[str] | None) -> None:
-        import unicodedata  # noqa: F401 - for columns(), when descriptors may have run out
-
         self._has_colour = can_colour(stream)
         self._encoding = getattr(stream, "encoding", None) or "utf-8"
         self._terminal = stream if stream is not None and stream.isatty() else None
@@ -2811,9 +2806,9 @@ class Screen:
         parts = {name: self.spell(part) for name, part in parts.items()}
         width = self.width()
         for name, least in GIVES_WAY:
-            if name in parts and columns(join(parts)) > width:
+            if name in parts and len(join(parts)) > width:
                 parts[name] = re.sub("  +", "  ", parts[name]).rstrip()  # columns go before words
-                room = columns(parts[name]) - max(0, columns(join(parts)) - int(width))
+                room = len(parts[name]) - max(0, len(join(parts)) - int(width))
                 parts[name] = shorten(parts[name], max(least, room))
         if colour is not None and self._has_colour:
             parts["word"] = f"\x1b[{colour}m{parts['word']}\x1b[0m"
@@ -2822,7 +2817,7 @@ class Screen:
     def fold(self, text: str, mark: str) -> str:
         """Break a line that must not be cut, at its marks, where the terminal is too narrow."""
         text = self.spell(text)
-        return text if columns(text) <= self.width() else text.replace(mark, "\n    ")
+        return text if len(text) <= self.width() else text.replace(mark, "\n    ")
 
     def show_call(self, call: Call, time: str, text: str, script: str) -> str:
         """Such as "12:00:30  503  KKT-001  buffer 6/200 (3.0%)  breaker CLOSED  script: 503"."""
@@ -3000,7 +2995,7 @@ MAX_LINE = 1 << 24  # bytes of a line; a call's has less
 MAX_SENDERS = 1000  # that are told apart
 LATEST = 1000  # calls, whose clients may still leave
 MAX_OUTAGES = 100  # that are listed, the newest
-SAMPLE = 1000  # intervals that are kept of each sender
+SAMPLE = 1000  # intervals that are kept of each sender, the latest
 
 #: What a call's line may do without.
 DEFAULTS: dict[str, Any] = {
@@ -3044,23 +3039,19 @@ def read_record(line: bytes) -> dict[str, Any]:
 
 
 class Sender:
-    """What a journal tells of one sender. The usual interval is the median of a random sample."""
+    """What a journal tells of one sender. The usual interval is the median of the latest 1,000."""
 
     def __init__(self) -> None:
-        import random
-
         self.tally = Tally()
         self._last: tuple[float, str] | None = None  # when it called last in this run
         self._silence, self._since = 0.0, ""
-        self._intervals: list[float] = []
-        self._seen = 0  # intervals
-        self._random = random.Random(0)  # the same journal gives the same figures
+        self._intervals: collections.deque[float] = collections.deque(maxlen=SAMPLE)
 
     def add(self, call: Call, time: str) -> None:
         self.tally.add(call)
         interval = self.end_silence(call.received_at)
         if interval is not None:
-            self._sample(interval)
+            self._intervals.append(interval)
         self._last = call.received_at, time
 
     def end_silence(self, at: float) -> float | None:
@@ -3072,14 +3063,6 @@ class Sender:
         if silence > self._silence:
             self._silence, self._since = silence, date_and_clock(last[1])
         return silence
-
-    def _sample(self, interval: float) -> None:
-        self._seen += 1
-        place = self._random.randrange(self._seen)  # each has the same chance to stay
-        if len(self._intervals) < SAMPLE:
-            self._intervals.append(interval)
-        elif place < SAMPLE:
-            self._intervals[place] = interval
 
     def describe(self) -> str:
         counts = [some(self.tally.calls, "call")]
@@ -3106,8 +3089,8 @@ class Account:
     """What a journal comes to: its senders, and its outages.
 
     Its memory has a limit: it counts, and keeps no calls. Senders past the first 1,000 are counted
-    together, only the newest 100 outages are listed, and the usual interval of a sender comes from
-    a random sample of 1,000.
+    together, only the newest 100 outages are listed, and the usual interval of a sender is that of
+    its latest 1,000 calls.
     """
 
     def __init__(self) -> None:
@@ -3170,9 +3153,9 @@ class Account:
         """The lines at the end: a sender each, then the outages."""
         self._end_run(self._at, "at least ")
         names = [shorten(name, 40) for name in self._senders]
-        wide = max(map(columns, names), default=0)
+        wide = max(map(len, names), default=0)
         lines = [
-            f"{name}{' ' * (wide - columns(name))}  {sender.describe()}"
+            f"{name:<{wide}}  {sender.describe()}"
             for name, sender in zip(names, self._senders.values())
         ]
         return [*lines, *self._outages]
@@ -4016,23 +3999,55 @@ def wait_readable(sockets: Sequence[Any], seconds: float | None = None) -> bool:
     return bool(poll.poll(None if seconds is None else seconds * 1000))
 
 
-def has_left(connection: Any, seconds: float = 0.0) -> bool:
+class Waker:
+    """A socket that is connected to itself: what is sent there wakes whoever looks at it."""
+
+    def __init__(self) -> None:
+        self._socket = Socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            self._socket.setblocking(False)
+            self._socket.bind(("127.0.0.1", 0))
+            self._socket.connect(self._socket.getsockname())
+        except OSError:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def wake(self) -> None:
+        """Wake it for good: what is sent is never read."""
+        try:
+            self._socket.send(b"!")
+        except OSError:  # it is closed, or awake
+            pass
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def has_left(connection: Any, seconds: float = 0.0, waker: Waker | None = None) -> bool:
     """Wait up to `seconds` for the client to close its half, perhaps less. True if it has.
 
     Elsewhere than on Linux, bytes that wait to be read hide that.
     """
+    if waker is None:
+        seconds = min(seconds, GLANCE)
     try:
         if HUNG_UP:
             poll = make_poll()
             poll.register(connection, HUNG_UP)
-            return bool(poll.poll(min(seconds, MAX_SECONDS) * 1000))
-        if not wait_readable([connection], min(seconds, GLANCE)):
+            if waker is not None:
+                poll.register(waker, READABLE)
+            ready = poll.poll(min(seconds, MAX_SECONDS) * 1000)
+            return any(event & ~READABLE for _, event in ready)
+        if not wait_readable([connection], seconds):
             return False
         if not Socket.recv(connection, 1, socket.MSG_PEEK):
             return True
     except (OSError, ValueError):  # a RST, or the connection was closed on our side
         return True
-    Clock.sleep(min(seconds, GLANCE))  # the bytes stay, so there is nothing to wait for
+    Clock.sleep(seconds)  # the bytes stay, so there is nothing to wait for
     return False
 
 
