@@ -1535,17 +1535,17 @@ class TestClock:
     def test_no_reading_of_a_patched_clock_is_used_up(self, fresh, name):
         server = fresh()
         server.play("ok@1ms")
-        with contextlib.closing(bare_client(server)) as client:
-            with mock.patch.object(time, name, side_effect=[1.0, 2.0]) as patched:
-                answer = beat(client)
-                outcomes = [in_time(function) for function in (
-                    lambda: server.wait_for_calls(2, timeout=0.01), lambda: server.down(0.001),
-                    server.get_intervals, server.reset, server.stop, server.start,
-                )]
+        patched = mock.patch.object(time, name, side_effect=[1.0, 2.0])
+        with contextlib.closing(bare_client(server)) as client, patched as clock:
+            answer = beat(client)
+            outcomes = [in_time(function) for function in (
+                lambda: server.wait_for_calls(2, timeout=0.01), lambda: server.down(0.001),
+                server.get_intervals, server.reset, server.stop, server.start,
+            )]
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
         assert [type(outcome) for outcome in outcomes] == [
             TimeoutError, type(None), list, *[type(None)] * 3]
-        assert not patched.called
+        assert not clock.called
 
     def test_a_wait_ends_while_time_stands_still(self, odoo):
         with frozen():
@@ -1604,7 +1604,9 @@ class TestEndOfACall:
             (call,) = odoo.wait_for_calls(1)
             assert (call.took, call.left) == (None, None)
 
-    @pytest.mark.parametrize(("script", "least"), [("ok", 0), ("ok@50ms", 0.03), ("503@50ms", 0.03)])
+    @pytest.mark.parametrize(("script", "least"), [
+        ("ok", 0), ("ok@50ms", 0.03), ("503@50ms", 0.03)  # the clock of Windows ticks every 16 ms
+    ])
     def test_took_counts_the_delay(self, odoo, script, least):
         odoo.play(script)
         began = time.perf_counter()
@@ -3839,7 +3841,7 @@ class TestEndOfTheInterpreter:
         if sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED"):
             # PyPy calls nothing then; without the GIL, the module has lost its names by then
             assert done.stdout[-4:] == "end\n"
-            if sys.version_info >= (3, 8):  # 3.7 may complain of any thread that still lives
+            if sys.version_info[:2] != (3, 7):  # it may complain of any thread that still lives
                 assert done.stderr == ""
 
 
@@ -4173,9 +4175,9 @@ PATCHED = [
     "json.loads", "json.JSONEncoder", "json.JSONDecoder", "datetime.datetime", "datetime.date",
     "http.client", "http.client.HTTPConnection", "http.client.HTTPResponse",
     "http.client.HTTPMessage", "http.client.responses", "http.server.BaseHTTPRequestHandler",
-    "urllib.request.urlopen", "urllib.parse.parse_qsl", "builtins.open", "builtins.print", "io.open",
-    "os.environ", "os.getpid", "os.urandom", "random.random", "uuid.uuid4", "weakref.ref",
-    "queue.Queue", "sys.stdout", "sys.stderr",
+    "urllib.request.urlopen", "urllib.parse.parse_qsl", "builtins.open", "builtins.print",
+    "io.open", "os.environ", "os.getpid", "os.urandom", "random.random", "uuid.uuid4",
+    "weakref.ref", "queue.Queue", "sys.stdout", "sys.stderr",
     *(f"time.{name}" for name in CLOCKS),
 ]
 PATCHED = [name for name in PATCHED if hasattr(*name_and_module(name))]
@@ -4189,18 +4191,17 @@ class TestPatchedWorld:
     def use(server, patched):
         """Use a server whose world is patched; what its methods returned, and its answers."""
         old, outcomes = bare_client(server), []
-        with contextlib.closing(old), contextlib.ExitStack() as stack:
-            with patched:
-                outcomes.append(in_time(lambda: beat(old)))
-                for call in (
-                    server.down, server.up, lambda: server.down(0.001), server.reset,
-                    lambda: server.play("503, ok"), lambda: server.wait_for_calls(0),
-                    server.stop, server.start,
-                ):
-                    outcomes.append(in_time(call, 8))
-                new = stack.enter_context(contextlib.closing(bare_client(server)))
-                outcomes += [in_time(lambda: beat(new)), in_time(lambda: beat(new))]
-                outcomes.append(in_time(server.stop, 8))
+        with contextlib.closing(old), contextlib.ExitStack() as stack, patched:
+            outcomes.append(in_time(lambda: beat(old)))
+            for call in (
+                server.down, server.up, lambda: server.down(0.001), server.reset,
+                lambda: server.play("503, ok"), lambda: server.wait_for_calls(0),
+                server.stop, server.start,
+            ):
+                outcomes.append(in_time(call, 8))
+            new = stack.enter_context(contextlib.closing(bare_client(server)))
+            outcomes += [in_time(lambda: beat(new)), in_time(lambda: beat(new))]
+            outcomes.append(in_time(server.stop, 8))
         return outcomes
 
     @pytest.mark.parametrize("target", PATCHED)
