@@ -1681,6 +1681,27 @@ class TestEndOfACall:
             until(lambda: call.took is not None)
         assert call.left is False
 
+    @pytest.mark.skipif(
+        not hasattr(select, "POLLRDHUP"), reason="no POLLRDHUP here: it is seen a little later"
+    )
+    @pytest.mark.parametrize("end", named({
+        "reset": MockOdooServer.reset,
+        "stop": MockOdooServer.stop,
+        "down": MockOdooServer.down,
+    }))
+    def test_a_client_that_has_left_does_not_come_back_when_we_cut_it(self, fresh, end):
+        server = fresh()
+        for _ in range(10):
+            server.play("stall")
+            with connect(server, request_bytes()):
+                (call,) = server.wait_for_calls(1)
+            before = call.left
+            end(server)
+            server.stop()
+            assert (before, call.left) == (True, True)
+            server.start()
+            server.reset()
+
     def test_the_journal_has_both(self, odoo):
         post(odoo)
         call = self.ended(odoo)
@@ -4210,8 +4231,6 @@ class TestPatchedWorld:
         "a mock that raises": AssertionError("a part of the world that must not be used"),
     }))
     def test_it_answers_and_every_method_returns(self, fresh, target, side_effect):
-        if side_effect and target in ("threading.Event", "threading.Lock", "threading.Condition"):
-            pytest.skip("socketserver makes an Event")
         server = fresh(on_event=lambda event: None, on_call=lambda call: None)
         outcomes = self.use(server, mock.patch(target, side_effect=side_effect))
         answers = [each[:12] for each in outcomes if isinstance(each, bytes)]
