@@ -2093,8 +2093,8 @@ class Handler(BaseHTTPRequestHandler):
                     break
         finally:
             self.server.drop_waker(waker)
-        if self.connection.fileno() < 0:  # on Windows, TLS may write to a closed socket for ever
-            raise ConnectionAbortedError("we left")
+        if self.server.is_closing and current_task() is not self.server.spared:
+            raise ConnectionAbortedError("we left")  # or the rest might be sent before the cut
         return False
 
     def send_whole(self, head: bytes, body: bytes, request: Request) -> None:
@@ -2199,6 +2199,7 @@ class Listener(ThreadingHTTPServer):
         self.lock = app._lock
         self.is_bound = self.is_open = self.is_closing = False
         self.socket: Any = None
+        self.spared: Task | None = None  # whose connection close() has not cut
         self._waker: Any = None
         self._acceptor = Task("mock_odoo acceptor", self.serve_forever)
         self._timer: Task | None = None
@@ -2252,6 +2253,7 @@ class Listener(ThreadingHTTPServer):
 
         Call it again to cut that one too. Whatever was interrupted is done then.
         """
+        self.spared = spared
         self.is_closing = True
         self.is_open = False
         self._called_off.give()
