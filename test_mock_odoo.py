@@ -4057,7 +4057,7 @@ def servers_threads():
 
 name, hits, left, armed = sys.argv[1], 0, [], False
 signal.signal(signal.SIGALRM, interrupt)
-for _ in range(200):
+for _ in range(120):
     server, clients = MockOdooServer(port=0), []
     if name != "start":
         server.start()
@@ -4109,7 +4109,7 @@ def call_until_interrupted():
 signal.signal(signal.SIGALRM, interrupt)
 armed = False
 with MockOdooServer(port=0) as server:
-    for _ in range(300):
+    for _ in range(200):
         try:
             call_until_interrupted()
         except Interruption:
