@@ -5642,6 +5642,36 @@ class TestCommandLine:
         }
 
 
+class TestFlagsAndDefaults:
+    def test_ten_thousand_calls_are_kept_unless_told(self):
+        parser = mock_odoo.make_parser(MockOdooServer)
+        assert parser.parse_args([]).max_calls == 10000
+
+    def test_a_key_may_have_a_file_of_its_own(self, launch, certificate, tmp_path):
+        key, end, chain = CERTIFICATE.partition("-----END PRIVATE KEY-----\n")
+        for name, text in (("key.pem", key + end), ("chain.pem", chain)):
+            (tmp_path / name).write_text(text)
+        process = launch(
+            "--certfile", str(tmp_path / "chain.pem"), "--keyfile", str(tmp_path / "key.pem"))
+        context = ssl.create_default_context(cafile=certificate)
+        assert post(process, context=context).status == 200
+
+    @pytest.mark.parametrize(("args", "complaint"), named({
+        "loop": (["--loop"], "--loop goes with --script"),
+        "loop and blanks": (["--loop", "--script", " "], "--loop goes with --script"),
+        "cafile": (
+            ["--certfile", "{}", "--cafile", "/no/such/file"],
+            "cannot use the certificates /no/such/file: No such file or directory"),
+        "cafile alone": (["--cafile", "{}"], "--cafile goes with --certfile"),
+    }))
+    def test_what_means_nothing_is_one_line_and_exit_2(self, certificate, args, complaint, capsys):
+        with pytest.raises(SystemExit) as caught:
+            mock_odoo.main([each.format(certificate) for each in args])
+        err = capsys.readouterr().err
+        assert (caught.value.code, err.count("\n")) == (2, 1)
+        assert complaint in err
+
+
 class TestSignals:
     @pytest.fixture
     def after_start(self, monkeypatch):
