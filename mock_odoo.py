@@ -58,7 +58,6 @@ import re
 import reprlib
 import select
 import socket
-import socketserver
 import struct
 import sys
 import threading
@@ -1776,7 +1775,7 @@ class Request:
 
     def has_left(self) -> bool:
         """Has the client closed its half of the connection, before we cut it?"""
-        return has_left(self.handler.connection) and not self.handler.server.is_closing
+        return has_left(self.handler.connection) and not self.handler.was_cut()
 
     @property
     def method(self) -> str:
@@ -1897,7 +1896,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             self.send_reply(reply, request)
         except OSError:  # if we did not cut it, the client has
-            self.client_left = not self.server.is_closing
+            self.client_left = not self.was_cut()
             raise
         finally:
             if request.call is not None and (self.client_left or request.call.took is None):
@@ -2075,6 +2074,10 @@ class Handler(BaseHTTPRequestHandler):
             left -= len(data)
             seconds = deadline - Clock.now()
 
+    def was_cut(self) -> bool:
+        """Have we cut the connection, before its client left?"""
+        return self.server.is_closing and self.connection not in self.server.left
+
     def must_hurry(self, request: Request) -> bool:
         """Must the delay end now: has a reset, a stop or an outage come since?"""
         return self.server.is_closing or self.server.app.is_let_go(request)
@@ -2084,13 +2087,16 @@ class Handler(BaseHTTPRequestHandler):
         deadline = Clock.now() + seconds
         waker = self.server.make_waker()
         try:
-            while not self.must_hurry(request):
-                left = deadline - Clock.now()
-                if left <= 0:
-                    return True
+            while True:
+                must_hurry = self.must_hurry(request)
+                left = 0.0 if must_hurry else max(0.0, deadline - Clock.now())
                 if has_left(self.connection, left, waker):
-                    self.client_left = not self.server.is_closing
+                    self.client_left = not self.was_cut()
                     break
+                if must_hurry:
+                    break
+                if not left:
+                    return True
         finally:
             self.server.drop_waker(waker)
         if self.server.is_closing and current_task() is not self.server.spared:
@@ -2192,7 +2198,8 @@ class Listener(ThreadingHTTPServer):
     request_queue_size = 1024  # with socketserver's 5, a burst of clients takes seconds to connect
 
     def __init__(self, host: str, port: int, app: MockOdooServer) -> None:
-        socketserver.BaseServer.__init__(self, (host, port), Handler)  # TCPServer's makes a socket
+        # The constructors of the classes above make a socket and an Event, which tests patch.
+        self.server_address, self.RequestHandlerClass = (host, port), Handler
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.server_port = port
         self.app = app
@@ -2200,6 +2207,7 @@ class Listener(ThreadingHTTPServer):
         self.is_bound = self.is_open = self.is_closing = False
         self.socket: Any = None
         self.spared: Task | None = None  # whose connection close() has not cut
+        self.left: set[Any] = set()  # connections whose clients had left before close() cut them
         self._waker: Any = None
         self._acceptor = Task("mock_odoo acceptor", self.serve_forever)
         self._timer: Task | None = None
@@ -2253,6 +2261,9 @@ class Listener(ThreadingHTTPServer):
 
         Call it again to cut that one too. Whatever was interrupted is done then.
         """
+        connections = [each.connection for each in self._workers if each.connection is not None]
+        if not self.is_closing:
+            self.left.update(each for each in connections if has_left(each))
         self.spared = spared
         self.is_closing = True
         self.is_open = False
@@ -3375,6 +3386,8 @@ def make_context(args: argparse.Namespace) -> ssl.SSLContext | None:
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
+        for path in filter(None, (args.certfile, args.keyfile)):
+            open(path, "rb").close()  # what ssl says of a missing file differs by system
         # Without a password, it would ask for one at the terminal.
         context.load_cert_chain(args.certfile, args.keyfile, password="")
     except OSError as error:
