@@ -1009,9 +1009,9 @@ class MockOdooServer:
         payload = call.payload
         known = ("adapter_id", "buffer_status", "circuit_breaker")
         if payload is None:
-            return printable(call.body[:60].decode("utf-8", "replace"))
+            return clip(call.body[:200].decode("utf-8", "replace"), 60)
         if not isinstance(payload, dict) or not any(name in payload for name in known):
-            return printable(json.dumps(payload, ensure_ascii=False)[:60])
+            return clip(json.dumps(payload, ensure_ascii=False), 60)
         name, queued, capacity, percent, state = (
             shown(payload, *path.split("."))
             for path in (
@@ -3740,14 +3740,18 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
+def clip(text: str, length: int) -> str:
+    """Shorten a text, and replace its control characters."""
+    return printable(text if len(text) <= length else text[: length - 3] + "...")
+
+
 def shown(payload: Any, *path: str) -> str:
     """A value in a heartbeat, fit for a terminal: short, and without control characters."""
     for name in path:
         payload = payload.get(name) if isinstance(payload, dict) else None
     if isinstance(payload, float):
-        return f"{payload:.1f}"[:32]
-    text = str(payload) if isinstance(payload, (str, int)) else "?"
-    return printable(text[:32])
+        return clip(f"{payload:.1f}", 32)
+    return clip(str(payload) if isinstance(payload, (str, int)) else "?", 32)
 
 
 def in_event_loop() -> bool:
