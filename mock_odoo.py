@@ -3307,7 +3307,7 @@ def add_flags(parser: argparse.ArgumentParser, server_class: type[MockOdooServer
     told = "print what a journal tells, and what it all comes to"
     add("--read", metavar="FILE", help=f"{told}; then end; - is standard input")
     add("--json", action="store_true", help="print lines of JSON in place of text")
-    add("--token", help="let clients elsewhere use the control API if they send it")
+    add("--token", help="let clients elsewhere use the control API if they send it, and the page")
     add("--certfile", metavar="FILE", help="serve HTTPS with this certificate (PEM)")
     add("--keyfile", metavar="FILE", help="its private key, if that is not in the same file")
     signed = "a certificate that one of these signed (PEM)"
