@@ -1050,7 +1050,8 @@ class MockOdooServer:
     def answer(self, request: Request) -> Reply:
         """The reply to a request."""
         head, route = request.head, self._find_route(request.head)
-        is_control = re.match("/_mock(/|$)", head.path)
+        is_control = head.path == "/" and "/_mock/" in self.routes  # which leads there
+        is_control = is_control or re.match("/_mock(/|$)", head.path) is not None
         if route is None:
             refusal = request.refusal or Refusal(404, "the route has just been removed")
             if not is_control:
@@ -3112,6 +3113,7 @@ class Account:
         self._outages: collections.deque[str] = collections.deque(maxlen=MAX_OUTAGES)
         self._down: tuple[float, str] | None = None  # since when
         self._script = Script()
+        self.has_lines = False
         self._at = 0.0  # of the last line
         self._heard = 0.0  # of the last line that is no script, which may begin a run
 
@@ -3224,6 +3226,7 @@ def tell_journal(
 def tell_record(
     record: dict[str, Any], account: Account, server: MockOdooServer, screen: Screen
 ) -> str:
+    account.has_lines = True
     if record["event"]:
         shown = screen.show_event(record)
         account.add_event(record)
@@ -3244,6 +3247,8 @@ def read_journal(path: str, server: MockOdooServer, program: str, is_quiet: bool
                     print(line, flush=path == "-")
         if not is_quiet:
             print()
+        if not account.has_lines:
+            raise ValueError(f"{path} holds no call and no event")
         for line in account.close():
             print(screen.fold(line, "; "))
         if sys.stdout is not None:
