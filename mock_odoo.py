@@ -504,8 +504,9 @@ class Call:
         self._took = Clock.now() - self._arrived
 
     def is_spoilt(self) -> bool:
-        """Might a client send it again?"""
-        return self._was_spoilt or bool(self.left)
+        """Might a client send it again? Nobody gives up so soon that it would be worth a look."""
+        is_old = Clock.now() - self._arrived > NOTICEABLE
+        return self._was_spoilt or bool(self._left) or (is_old and bool(self.left))
 
     def to_json(self, **more: object) -> str:
         """One line of JSON, with `more` fields. A body that is no JSON stands there as text."""
