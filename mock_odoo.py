@@ -504,9 +504,8 @@ class Call:
         self._took = Clock.now() - self._arrived
 
     def is_spoilt(self) -> bool:
-        """Might a client send it again? Nobody gives up so soon that it would be worth a look."""
-        is_old = Clock.now() - self._arrived > NOTICEABLE
-        return self._was_spoilt or bool(self._left) or (is_old and bool(self.left))
+        """Might a client send it again?"""
+        return self._was_spoilt or bool(self.left)
 
     def to_json(self, **more: object) -> str:
         """One line of JSON, with `more` fields. A body that is no JSON stands there as text."""
@@ -553,6 +552,8 @@ class Record:
         return call
 
     def _find_spoilt(self, body: bytes) -> int | None:
+        if not self.spoilt and not self.open:
+            return None
         for call in [*self.spoilt, *self.open.copy().values()]:
             if body and call.body == body and call.is_spoilt():
                 self.open.pop(call.number, None)  # one repeat for each spoilt answer
@@ -1067,11 +1068,11 @@ class MockOdooServer:
             self._scenario.tell_of("request", request=printable(line[:200]))
         return reply
 
-    def _answer_heartbeat(self, request: Request) -> Reply:
-        def judge(request: Request) -> Reply:
-            return self._ask_user(self.verdict, "verdict, make_success or find_problems", request)
+    def _judge(self, request: Request) -> Reply:
+        return self._ask_user(self.verdict, "verdict, make_success or find_problems", request)
 
-        reply = self._scenario.take(request, judge)
+    def _answer_heartbeat(self, request: Request) -> Reply:
+        reply = self._scenario.take(request, self._judge)
         if reply.body is None and reply.status < 300:  # the service was not asked
             return reply.but(body=encode(SUCCESS))
         return self._word(reply) if reply.body is None else reply
@@ -1099,9 +1100,10 @@ class MockOdooServer:
         return self._word(reply) if reply.body is None else reply
 
     def _find_methods(self, path: str) -> dict[str, Route]:
-        if path == self.endpoint + "/":  # Odoo's routes take that (strict_slashes=False)
-            path = self.endpoint
-        return self.routes.get(path, {})
+        methods = self.routes.get(path)
+        if methods is None and path == self.endpoint + "/":  # Odoo's strict_slashes=False
+            methods = self.routes.get(self.endpoint)
+        return methods or {}
 
     def _find_route(self, head: Head) -> Route | None:
         methods = self._find_methods(head.path)
@@ -2027,20 +2029,27 @@ class Handler(BaseHTTPRequestHandler):
 
     def compose(self, reply: Reply, request: Request | None = None) -> tuple[bytes, bytes]:
         """Make the head and the body of a reply, as they are before any fault spoils them."""
-        given = {name.lower() for name in reply.headers}
-        if "connection" in given:
-            self.close_connection = self.close_connection or "close" in [
-                value.lower() for name, value in header_lines(reply.headers)
-                if name.lower() == "connection"
-            ]
         body = reply.body or b""
-        usual = self.usual_headers(reply, body, request)
-        lines = [f"{name}: {value}\r\n" for name, value in usual if name.lower() not in given]
-        lines += [f"{name}: {value}\r\n" for name, value in header_lines(reply.headers)]
+        if reply.headers:
+            headers = self.merge_headers(reply, body, request)
+        else:  # as nearly always
+            headers = self.usual_headers(reply, body, request)
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
         if reply.status in (204, 304) or (request is not None and request.method == "HEAD"):
             body = b""
-        head = f"HTTP/1.1 {reply.status} {phrase(reply.status)}\r\n{''.join(lines)}\r\n"
+        head = f"HTTP/1.1 {reply.status} {phrase(reply.status)}\r\n{lines}\r\n"
         return head.encode("latin-1"), body
+
+    def merge_headers(
+        self, reply: Reply, body: bytes, request: Request | None
+    ) -> list[tuple[str, object]]:
+        """The usual headers, and those of the reply beside or in place of them."""
+        given = list(header_lines(reply.headers))
+        if ("connection", "close") in [(name.lower(), value.lower()) for name, value in given]:
+            self.close_connection = True
+        names = {name.lower() for name in reply.headers}
+        usual = self.usual_headers(reply, body, request)
+        return [line for line in usual if line[0].lower() not in names] + given
 
     def usual_headers(
         self, reply: Reply, body: bytes, request: Request | None
