@@ -497,11 +497,16 @@ class Call:
         ask = self.has_left_now
         return True if ask is not None and ask() else self._left
 
+    @property
+    def has_ended(self) -> bool:
+        """Has the thread that answers it come to the end?"""
+        return self._took is not None
+
     def end(self, has_left: bool) -> None:
         """The answer has ended, perhaps because its client has left."""
-        self.has_left_now = None
-        self._left = has_left
         self._took = Clock.now() - self._arrived
+        self._left = has_left
+        self.has_left_now = None
 
     def is_spoilt(self) -> bool:
         """Might a client send it again?"""
@@ -599,7 +604,8 @@ class Teller:
         if self._functions.get(name) is None:
             return None
         told = Signal()
-        self._queue.append((name, news, current_task(), told))
+        origin = None if name == "on_event" else current_task()  # whose thread does not wait
+        self._queue.append((name, news, origin, told))
         return told if self._has_thread() else None
 
     def mark(self) -> tuple[Signal, Task] | None:
@@ -695,6 +701,7 @@ class Scenario:
         """
         with self._turn:
             with self._lock:
+                request.handler.check_open()  # it may have waited while we were cutting it
                 step, self.script = self.script.next()
                 record, request.generation = self.record, self.generation
                 request.arrived, request.received_at = Clock.now(), Clock.wall()
@@ -713,7 +720,8 @@ class Scenario:
         """The answer to a call has ended. It may end twice: when it is sent, and after that."""
         call = request.call
         if call is not None and request.record is not None and not call._left:
-            request.record.end(call, has_left)
+            with self._lock:
+                request.record.end(call, has_left)
             if has_left:
                 self.tell_of("left", number=call.number, after=round(call.took or 0.0, 3))
 
@@ -827,7 +835,8 @@ def changing(method: Method) -> Method:
     @functools.wraps(method)
     def call(self: MockOdooServer, *args: Any, **kwargs: Any) -> Any:
         lock = self._lock
-        if lock._is_owned() and OWN.is_changing:
+        is_changing = getattr(OWN, "is_changing", False) or current_task() is not None
+        if lock._is_owned() and is_changing:
             self._put_off.append(functools.partial(method, self, *args, **kwargs))
             return None
         before = getattr(OWN, "is_changing", False)
@@ -1192,8 +1201,8 @@ class MockOdooServer:
         All that is done when this returns (in a function of yours that the fake calls, its own
         connection and the threads end afterwards). Harmless when not running. The memory and the
         script stay: `start()` goes on with them, on the same port. A signal handler may call this;
-        a method that it has interrupted is done first. When an exception has interrupted this, call
-        it again.
+        a method that it has interrupted is done first, and nobody waits for the threads then. When
+        an exception has interrupted this, call it again.
 
         Raises RuntimeError where a thread has not ended in 5 s, because a function of yours hangs,
         such as on_call.
@@ -1201,7 +1210,6 @@ class MockOdooServer:
         tasks = self._stop()
         if tasks is None or sys.is_finalizing() or self._is_inside():
             return  # it would wait for the caller, or for nobody
-        give_back(self._lock)  # several interruptions may have left it with this thread
         deadline = Clock.now() + PATIENCE
         teller = self._scenario.teller.task
         if all(task.join(max(0.0, deadline - Clock.now())) for task in tasks):
@@ -1210,7 +1218,7 @@ class MockOdooServer:
                 return
             told, teller = mark
             if told.wait(max(0.0, deadline - Clock.now())):
-                teller.join(max(0.0, deadline - Clock.now()))
+                teller.join(0.1)  # others may go on steering, and it go on telling
                 return
         doing = [task.doing for task in [*tasks, teller] if task is not None and task.doing]
         raise RuntimeError(
@@ -1224,11 +1232,11 @@ class MockOdooServer:
 
     def _stop_now(self) -> list[Task]:
         """Stop, under the lock; return the threads that end now."""
-        was_running, self._listener = self._listener is not None, None
+        if self._listener is not None:
+            self._scenario.note("stop")
+        self._listener = None
         self._stops += 1
         self._close_all()
-        if was_running:
-            self._scenario.note("stop")
         return [task for listener in self._listeners for task in listener.tasks()]
 
     @changing
@@ -1240,8 +1248,13 @@ class MockOdooServer:
         while self._put_off:
             try:
                 self._put_off.popleft()()
-            except (OSError, RuntimeError):
+            except Exception:  # noqa: BLE001 - whoever called it has gone on
                 log_bug("a method that was called in the middle of another failed")
+
+    def catch_up(self) -> None:
+        """Do what a `__del__` has called while one of our threads held the lock."""
+        if self._put_off:
+            self._mark()  # any change does that at its end
 
     def __enter__(self) -> Self:
         self.start()
@@ -1524,12 +1537,12 @@ class MockOdooServer:
     ) -> list[Call]:
         # stop() waits for our threads. So the wait of a worker ends with its listener, and that of
         # the teller, who has none, with a stop.
-        task, stops, listener = current_task(), self._stops, self._listener
-        is_worker = listener is not None and task is not None and task in listener.tasks()
+        task, stops = current_task(), self._stops
         is_teller = task is not None and task is self._scenario.teller.task
+        listener = next((each for each in self._listeners if task in each.tasks()), None)
 
         def given_up() -> bool:
-            if is_worker and listener is not None:
+            if listener is not None:
                 return listener.is_closing
             return is_teller and (self._listener is None or self._stops != stops)
 
@@ -1895,6 +1908,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.check_open()
         reply = self.server.app.answer(request)
+        self.server.app.catch_up()
         if request.call is not None and Clock.now() - request.arrived > NOTICEABLE:
             self.client_left = request.has_left()  # while functions of the user's ran
         try:
@@ -1903,7 +1917,7 @@ class Handler(BaseHTTPRequestHandler):
             self.client_left = not self.was_cut()
             raise
         finally:
-            if request.call is not None and (self.client_left or request.call.took is None):
+            if request.call is not None and (self.client_left or not request.call.has_ended):
                 self.server.app.answer_ended(request, self.client_left)
 
     def send_reply(self, reply: Reply, request: Request) -> None:
@@ -1927,7 +1941,8 @@ class Handler(BaseHTTPRequestHandler):
         What the system takes at once ends before it is sent, so that a client finds it ended.
         """
         if request.call is not None:
-            request.call.has_left_now = None
+            if not self.client_left:
+                request.call.has_left_now = None
             if ends:
                 self.server.app.answer_ended(request, self.client_left)
 
@@ -2320,6 +2335,7 @@ class Listener(ThreadingHTTPServer):
 
     def after_fork(self) -> None:
         """In a forked child, let go the copies: the port and the connections are the parent's."""
+        self.is_closing = True
         connections = [worker.connection for worker in self._workers]
         for each in [self.socket, self._waker, *connections, *self._wakers]:
             if each is not None:
@@ -4004,7 +4020,7 @@ class Bell:
     def ring(self) -> None:
         """Make all who wait look again."""
         try:
-            while self._waiting:
+            for _ in range(len(self._waiting)):  # and not those who wait again
                 self._waiting.pop().give()
         except IndexError:  # another thread rings, too
             pass
@@ -4077,8 +4093,10 @@ def has_left(connection: Any, seconds: float = 0.0, waker: Waker | None = None) 
             return any(event & ~READABLE for _, event in ready)
         if not wait_readable([connection], seconds):
             return False
-        if not Socket.recv(connection, 1, socket.MSG_PEEK):
+        if not Socket.recv(connection, 1, socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)):
             return True
+    except BlockingIOError:  # its own thread was faster
+        return False
     except (OSError, ValueError):  # a RST, or the connection was closed on our side
         return True
     Clock.sleep(seconds)  # the bytes stay, so there is nothing to wait for

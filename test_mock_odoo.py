@@ -4323,6 +4323,45 @@ class TestStop:
             stopping.result()
         assert server.get_call_count() == 1
 
+    @stop_and_down
+    def test_calls_that_wait_for_their_turn_are_not_recorded_after_it(self, fresh, end):
+        def make_success(self, payload):
+            entered.set()
+            leave.wait(PATIENCE)
+            return payload
+
+        entered, leave = threading.Event(), threading.Event()
+        server = fresh(variant(make_success=make_success))
+        clients = [in_background(try_post, server) for _ in range(5)]
+        entered.wait(PATIENCE)
+        ending = in_background(end, server)
+        until(lambda: refused(server))
+        leave.set()
+        for each in [ending, *clients]:
+            each.result()
+        assert server.get_call_count() == 1
+
+    def test_it_ends_a_wait_in_a_route_that_has_begun_an_outage(self, fresh):
+        def route(request):
+            server.down()
+            waiting.set()
+            with contextlib.suppress(TimeoutError):
+                server.wait_for_calls(1, timeout=PATIENCE)
+            return Reply(200)
+
+        waiting, server = threading.Event(), fresh()
+        server.routes["/x"] = {"GET": route}
+        client = in_background(send, server, "GET", "/x")
+        waiting.wait(PATIENCE)
+        server.stop()
+        client.result()
+
+    def test_in_on_event_it_cuts_the_client_whose_request_is_told(self, fresh):
+        server = fresh(on_event=lambda event: event["event"] == "request" and server.stop())
+        server.routes["/x"] = {"GET": lambda request: Reply(200)}
+        with connect(server, request_bytes(b"", method="GET", path="/x", close=False)) as connection:
+            assert drain(connection)[0].startswith(b"HTTP/1.1 200 ")
+
     def test_it_tells_of_a_function_that_hangs(self, fresh, monkeypatch):
         monkeypatch.setattr(mock_odoo, STOP_PATIENCE, 0.4)
         entered, leave = threading.Event(), threading.Event()
