@@ -686,11 +686,11 @@ class Scenario:
         self.generation += 1
         self.bell.ring()
 
-    def note(self, name: str, **fields: object) -> Any:
+    def note(self, name: str, **fields: object) -> None:
         """Remember what was done to the fake, and tell of it."""
         event = make_event(name, **fields)
         self.record.events = (*self.record.events, event)[-MAX_EVENTS:]
-        return self.teller.add("on_event", dict(event))
+        self.teller.add("on_event", dict(event))
 
     # -- What came: the threads of clients call these, without the lock
 
@@ -1061,6 +1061,8 @@ class MockOdooServer:
     def answer(self, request: Request) -> Reply:
         """The reply to a request."""
         head, route = request.head, self._find_route(request.head)
+        if route == self._answer_heartbeat:
+            return self._answer_heartbeat(request)
         is_control = head.path == "/" and "/_mock/" in self.routes  # which leads there
         is_control = is_control or re.match("/_mock(/|$)", head.path) is not None
         if route is None:
@@ -1068,8 +1070,6 @@ class MockOdooServer:
             if not is_control:
                 self.note_unmatched(f"{refusal.reply.status} {head.method} {head.path}")
             return refusal.reply
-        if route == self._answer_heartbeat:
-            return route(request)
         request.generation = self._scenario.generation
         reply = self._ask_user(route, f"{head.method} {head.path}", request)
         if not is_control and head.path not in self._own_paths:
