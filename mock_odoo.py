@@ -31,16 +31,17 @@ A map of the file. For the story, read the first three rooms.
 Three questions that a reader has:
 
     Who may hold which lock?
-        A server has one lock, and whoever changes something holds it. Nobody calls a user's
-        function meanwhile. A second lock lets one heartbeat at a time ask the service; it is taken
-        first. Readers hold none: they copy a list, or take what is replaced as a whole.
+        A server has one lock, and whoever changes something holds it: always a thread of the fake,
+        which no signal interrupts. Nobody calls a user's function meanwhile. Another lock is taken
+        before it: one heartbeat at a time asks the service. Readers hold none: they copy a list, or
+        take what is replaced as a whole.
     Who calls the user's functions?
         The teller's thread calls on_call, on_event and on_unmatched, one at a time, in order.
         A heartbeat's own thread calls verdict, make_success and find_problems, also one at a time,
         and the functions of routes. Who waits or asks calls where, sender and describe_call.
     What ends a wait?
-        What it waits for, its time or, in a thread of the fake, the end of its listener. At the
-        interpreter's end, nothing waits.
+        What it waits for, its time or, in a thread of the fake, a stop. At the interpreter's end,
+        nothing waits.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ if TYPE_CHECKING:
     import argparse
     import ssl
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from typing import IO, Any, NoReturn, Self, TypeAlias, TypeVar
+    from typing import Any, NoReturn, Self, TypeAlias, TypeVar
 
     Method = TypeVar("Method", bound=Callable[..., Any])
     ScriptLike: TypeAlias = "str | Reply | dict[str, Any] | Sequence[ScriptLike]"
@@ -90,12 +91,23 @@ PATIENCE = 5.0  # seconds that stop() gives the threads to end
 
 # ------------------------------------------------------------------------------------------
 # Replies: what a heartbeat can be answered, and the script that puts the replies in order.
-# Pure data, which knows no socket and no lock. The faults are in the Wire, each with its word.
+# Pure data, which knows no socket and no lock. How the Wire spoils a reply stands there.
 # ------------------------------------------------------------------------------------------
 
 TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, section 5.6.2
 MAX_TIMES = 10**18 - 1
 HTML = "text/html; charset=utf-8"
+
+#: The ways to spoil a reply, and what the client gets. `Handler.spoil` does it.
+FAULTS = {
+    "reset": "a TCP RST in place of the reply",
+    "close": "the connection closed without a byte",
+    "truncate": "half of the promised body, then closed",
+    "garbage": "bytes that are not HTTP, then closed",
+    "stall": "nothing, and the connection held open",
+    "drip": "a correct reply, one byte every 100 ms",
+}
+WHOLE = (None, "drip")  # with these, the client gets the whole reply
 
 
 class Reply:
@@ -125,20 +137,13 @@ class Reply:
         delay: float = 0.0, fault: str | None = None, accepts: bool | None = None,
     ) -> None:
         self.status = check_whole("status", status, 200, 599)
-        try:
-            self.body = None if body is None else encode(body)
-        except UnicodeEncodeError:
-            raise ValueError(f"body has a letter that UTF-8 cannot express: {body!r:.80}") from None
-        if headers is not None and not hasattr(headers, "items"):
-            raise TypeError(f"headers must map text to text, not {headers!r:.80}")
-        self.headers = dict(headers or {})
-        for name, value in header_lines(self.headers):
-            check_header(name, value)
+        self.body = None if body is None else encode(body)
+        self.is_json = not isinstance(body, (str, bytes))
+        self.headers = {} if headers is None else check_headers(headers)
         self.delay = check_seconds("delay", delay)
-        if fault is not None and (not isinstance(fault, str) or fault not in FAULTS):
+        if fault not in (None, *FAULTS):
             raise ValueError(f"fault must be one of {', '.join(FAULTS)}, not {fault!r:.80}")
         self.fault = fault
-        self.is_json = not isinstance(body, (str, bytes))
         by_rule = status < 300 and fault in WHOLE and self.is_json
         self.accepts = by_rule if accepts is None else check_flag("accepts", accepts)
         #: The word for this reply in a script, or the nearest word.
@@ -164,39 +169,34 @@ def header_lines(headers: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield name, each
 
 
-def check_header(name: str, value: str) -> None:
+def check_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
     """Refuse what cannot be sent, or would break out of its line (response splitting)."""
-    if not isinstance(name, str) or not isinstance(value, str):
-        raise TypeError(f"headers must map text to text, not {name!r:.80} to {value!r:.80}")
-    if not re.fullmatch(TOKEN, name):
-        raise ValueError(f"{name!r:.80} is no header name")
-    if name.lower() == "transfer-encoding":  # RFC 9112, section 6.2
-        raise ValueError("Transfer-Encoding cannot be set: a reply has a Content-Length")
-    if not re.fullmatch("[\t\x20-\x7e\x80-\xff]*", value):  # RFC 9110, section 5.5
-        raise ValueError(f"header {name} must be one line of Latin-1 text, not {value!r:.80}")
+    if not hasattr(headers, "items"):
+        raise TypeError(f"headers must map text to text, not {headers!r:.80}")
+    for name, value in header_lines(headers):
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"headers must map text to text, not {name!r:.80} to {value!r:.80}")
+        if not re.fullmatch(TOKEN, name):
+            raise ValueError(f"{name!r:.80} is no header name")
+        if name.lower() == "transfer-encoding":  # RFC 9112, section 6.2
+            raise ValueError("Transfer-Encoding cannot be set: a reply has a Content-Length")
+        if not re.fullmatch("[\t\x20-\x7e\x80-\xff]*", value):  # RFC 9110, section 5.5
+            raise ValueError(f"header {name} must be one line of Latin-1 text, not {value!r:.80}")
+    return dict(headers)
 
 
 def format_delay(seconds: float) -> str:
     """Write a delay as a script has it: "@2s", "@250ms", "" for none."""
-    if not seconds:
-        return ""
     number, unit = (seconds, "s") if seconds.is_integer() else (seconds * 1000, "ms")
-    return f"@{number:.6f}".rstrip("0").rstrip(".") + unit
+    return f"@{number:.6f}".rstrip("0").rstrip(".") + unit if seconds else ""
 
 
 PORTAL = "<!DOCTYPE html>\n<title>Welcome</title>\n<p>Please accept our terms of use.\n"
 SESSION_EXPIRED = {  # as Odoo's JSON dispatcher makes it (odoo/http.py, handle_error)
-    "jsonrpc": "2.0",
-    "id": None,
-    "error": {
-        "code": 100,
-        "message": "Odoo Session Expired",
-        "data": {
-            "name": "odoo.http.SessionExpiredException",
-            "debug": "",
-            "message": "Session expired",
-            "arguments": ["Session expired"],
-            "context": {},
+    "jsonrpc": "2.0", "id": None, "error": {
+        "code": 100, "message": "Odoo Session Expired", "data": {
+            "name": "odoo.http.SessionExpiredException", "debug": "",
+            "message": "Session expired", "arguments": ["Session expired"], "context": {},
         },
     },
 }
@@ -204,18 +204,12 @@ SESSION_EXPIRED = {  # as Odoo's JSON dispatcher makes it (odoo/http.py, handle_
 #: The words for whole replies: what the client gets, and the fields of the Reply.
 WORDS: dict[str, tuple[str, dict[str, Any]]] = {
     "ok": ("the success reply", {}),
-    "html": (
-        "200 with a web page, as from a captive portal",
-        {"body": PORTAL, "headers": {"Content-Type": HTML}},
-    ),
-    "login": (
-        "303 to /web/login, as from an HTML route without a session",
-        {"status": 303, "body": b"", "headers": {"Location": "/web/login"}},
-    ),
-    "expired": (
-        "200 with JSON-RPC error 100, as from a JSON route without one",
-        {"body": SESSION_EXPIRED, "accepts": False},
-    ),
+    "html": ("200 with a web page, as from a captive portal",
+             {"body": PORTAL, "headers": {"Content-Type": HTML}}),
+    "login": ("303 to /web/login, as from an HTML route without a session",
+              {"status": 303, "body": b"", "headers": {"Location": "/web/login"}}),
+    "expired": ("200 with JSON-RPC error 100, as from a JSON route without one",
+                {"body": SESSION_EXPIRED, "accepts": False}),
 }
 
 #: What people try, and what they may mean.
@@ -241,10 +235,9 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
 def describe_replies() -> dict[str, str]:
     """Every kind of reply that a script can name, and what the client gets."""
     words = {word: meaning for word, (meaning, _) in WORDS.items()}
-    ok = words.pop("ok")
     status = "that status (200 to 599), with a JSON error for 4xx and 5xx"
     proxy = "the HTML page of a proxy (nginx) whose service does not answer"
-    return {"ok": ok, "503 ...": status, "502, 504": proxy, **FAULTS, **words}
+    return {"ok": words.pop("ok"), "503 ...": status, "502, 504": proxy, **FAULTS, **words}
 
 
 class Step:
@@ -273,13 +266,17 @@ class Script:
             self._steps = read_steps(script)
         except RecursionError:
             raise ValueError("the script holds itself, or lists in lists without end") from None
-        check_order(self._steps, loop)
+        for step, after in zip(self._steps, self._steps[1:]):
+            if step.times == FOREVER and not loop:  # whose rest is a script, too
+                raise ValueError(
+                    f"step '{after}' can never come: '{step}' before it lasts for ever"
+                )
 
     def next(self) -> tuple[Reply | None, Script]:
         """The next reply, None when the script has run out; and the script that is left."""
         if not self._steps:
             return None, self
-        step, rest = self._steps[0], self._steps[1:]
+        step, *rest = self._steps
         if step.times > 1:
             rest.insert(0, Step(step.reply, step.times - 1))
         if self.loop and step.times != FOREVER:
@@ -293,21 +290,13 @@ class Script:
         return ", ".join(map(str, self._steps))
 
 
-def check_order(steps: Sequence[Step], loop: bool) -> None:
-    """Refuse a step behind one that lasts for ever. (A loop may have it: its rest is a script.)"""
-    for step, after in zip(steps, () if loop else steps[1:]):
-        if step.times == FOREVER:
-            raise ValueError(f"step '{after}' can never come: '{step}' before it lasts for ever")
-
-
 def read_steps(script: ScriptLike) -> list[Step]:
     if isinstance(script, Reply):
         return [Step(script)]
     if isinstance(script, dict):
         return [Step(read_fields(script))]
     if isinstance(script, str):
-        texts = script.split(",") if script.strip() else []
-        return [read_step(text.strip()) for text in texts]
+        return [read_step(text.strip()) for text in script.split(",")] if script.strip() else []
     if isinstance(script, (list, tuple)):
         return [step for part in script for step in read_steps(part)]
     if type(script).__name__ == "Reply":
@@ -327,9 +316,9 @@ def read_fields(fields: dict[str, Any]) -> Reply:
     """Make a Reply from a dict, as JSON has it."""
     for name in fields:
         if name not in REPLY_FIELDS:
-            hint = did_you_mean(str(name), REPLY_FIELDS)
             raise TypeError(
-                f"{name!r:.80} is no field of a Reply{hint}; it has {', '.join(REPLY_FIELDS)}"
+                f"{name!r:.80} is no field of a Reply{did_you_mean(str(name), REPLY_FIELDS)}; "
+                f"it has {', '.join(REPLY_FIELDS)}"
             )
     return Reply(**fields)
 
@@ -340,12 +329,10 @@ def read_step(text: str) -> Step:
     word, at, delay = (part.strip() for part in rest.partition("@"))
     try:
         reply = read_reply(word)
-        if at:
-            reply.delay = read_delay(delay)
-        times = read_count(count) if count else FOREVER if star else 1
+        reply.delay = read_delay(delay) if at else 0.0
+        return Step(reply, read_count(count) if count else FOREVER if star else 1)
     except ValueError as error:
         raise ValueError(f"step {text!r:.80}: {error}") from None
-    return Step(reply, times)
 
 
 def read_reply(word: str) -> Reply:
@@ -355,12 +342,11 @@ def read_reply(word: str) -> Reply:
         return Reply(fault=word)
     if re.fullmatch("[2-5][0-9][0-9]", word):
         return Reply(int(word))
-    known = HINTS.get(word.lower())
-    hint = f" ({known})" if known else did_you_mean(word, [*WORDS, *FAULTS])
+    known, words = HINTS.get(word.lower()), [*WORDS, *FAULTS]
+    hint = f" ({known})" if known else did_you_mean(word, words)
     raise ValueError(
-        f"{word!r:.80} is no reply{hint}; expected one of {', '.join([*WORDS, *FAULTS])} or a "
-        "status from 200 to 599, then maybe a delay (@2s, @250ms) and a count (*3, "
-        "or * for ever)"
+        f"{word!r:.80} is no reply{hint}; expected one of {', '.join(words)} or a status from 200 "
+        "to 599, then maybe a delay (@2s, @250ms) and a count (*3, or * for ever)"
     )
 
 
@@ -375,7 +361,7 @@ def read_delay(text: str) -> float:
 
 
 def read_count(text: str) -> int:
-    if not re.fullmatch(f"[0-9]{{1,{len(str(MAX_TIMES))}}}", text):
+    if not re.fullmatch("[0-9]{1,18}", text):  # up to MAX_TIMES
         raise ValueError(
             f"{text!r:.80} is no count; it is written like *3, or * for ever, behind any delay"
         )
@@ -396,14 +382,13 @@ def settle(scripted: Reply | None, verdict: Reply | None) -> Reply | None:
         return verdict
     if scripted.body is not None or scripted.status >= 300:
         return scripted
-    kept: dict[str, Any] = {"delay": scripted.delay or verdict.delay}
-    if scripted.word != "ok":  # an ok leaves all but the delay and the headers to the service
-        kept.update(word=scripted.word, fault=scripted.fault, accepts=scripted.accepts)
+    merged = {**verdict.headers, **scripted.headers}
+    reply = verdict.but(delay=scripted.delay or verdict.delay, headers=merged)
     if scripted.status != 200:
-        kept["status"] = scripted.status
-    if scripted.headers:
-        kept["headers"] = {**verdict.headers, **scripted.headers}
-    return verdict.but(**kept)
+        reply.status = scripted.status
+    if scripted.word != "ok":  # an ok leaves all else to the service
+        reply.word, reply.fault, reply.accepts = scripted.word, scripted.fault, scripted.accepts
+    return reply
 
 
 # ------------------------------------------------------------------------------------------
@@ -414,7 +399,7 @@ def settle(scripted: Reply | None, verdict: Reply | None) -> Reply | None:
 
 MAX_UNMATCHED = 20  # requests that were no calls
 MAX_EVENTS = 100
-MAX_SPOILT = 20  # calls whose body may come again
+MAX_LATEST = 100  # calls whose body may come again
 
 
 def read_headers(head: bytes) -> http.client.HTTPMessage:
@@ -436,9 +421,9 @@ class Call:
     `delay`        seconds that the reply was to wait
     `problem`      what was wrong with the request, where that is why it was refused; else None
     `accepted`     True where the reply is a full success, whether or not the client stays for it
-    `repeats`      the number of an earlier call with the same body, whose answer was spoilt by a
-                   fault, by a status that refuses, or because its client left; else None. HTTP
-                   clients may send such a request again by themselves
+    `repeats`      the number of the last call with the same body, if its answer was spoilt by a
+                   fault, by a status that refuses, or because its client left or we cut it; else
+                   None. HTTP clients may send such a request again by themselves
     `client`       (host, port)
     `query`        what stood behind "?" in the path; "" for nothing
     `took`         seconds from the arrival to the end of the answer; None until then
@@ -451,7 +436,7 @@ class Call:
 
     __slots__ = (  # noqa: RUF023 - the public ones in the order of the journal
         "number", "received_at", "reply", "delay", "problem", "accepted", "repeats", "client",
-        "query", "body", "_took", "_left", "_head", "_arrived", "_was_spoilt", "has_left_now",
+        "query", "body", "_took", "_left", "_head", "_arrived", "_was_spoilt", "_handler",
     )
     FIELDS = (*__slots__[:9], "took", "left")
 
@@ -465,13 +450,13 @@ class Call:
         self.repeats = repeats
         self.client = request.client
         self.query = request.query
+        self.body = request.body
         self._took: float | None = None
         self._left: bool | None = None
-        self.body = request.body
         self._head = request.head.raw
         self._arrived = request.arrived  # for intervals: somebody may set the wall clock
         self._was_spoilt = not (reply.accepts and reply.fault in WHOLE)
-        self.has_left_now: Callable[[], bool] | None = request.has_left  # None near the end
+        self._handler: Handler | None = request.handler  # None when the answer has ended
 
     @property
     def payload(self) -> Any:
@@ -486,7 +471,8 @@ class Call:
     @property
     def took(self) -> float | None:
         """Seconds from the arrival to the end of the answer; None until then."""
-        return Clock.now() - self._arrived if self._took is None and self.left else self._took
+        left_at = self._left_at()
+        return left_at - self._arrived if left_at else self._took
 
     @property
     def left(self) -> bool | None:
@@ -494,23 +480,23 @@ class Call:
 
         It is true at once, also before the thread that answers has noticed.
         """
-        ask = self.has_left_now
-        return True if ask is not None and ask() else self._left
+        return True if self._left_at() else self._left
 
-    @property
-    def has_ended(self) -> bool:
-        """Has the thread that answers it come to the end?"""
-        return self._took is not None
+    def _left_at(self) -> float | None:
+        handler = self._handler
+        return handler.left_at if handler is not None and handler.has_left() else None
 
-    def end(self, has_left: bool) -> None:
-        """The answer has ended, perhaps because its client has left."""
-        self._took = Clock.now() - self._arrived
-        self._left = has_left
-        self.has_left_now = None
+    def end(self, handler: Handler) -> None:
+        """The answer has ended, perhaps because its client has left or we have cut it."""
+        self._took = (handler.left_at or Clock.now()) - self._arrived
+        self._left = handler.left_at is not None
+        self._was_spoilt = self._was_spoilt or self._left or handler.is_cut()
+        self._handler = None
 
     def is_spoilt(self) -> bool:
         """Might a client send it again?"""
-        return self._was_spoilt or bool(self.left)
+        handler = self._handler  # taken first, as the answer may end meanwhile
+        return (handler is not None and handler.is_cut()) or bool(self.left) or self._was_spoilt
 
     def to_json(self, **more: object) -> str:
         """One line of JSON, with `more` fields. A body that is no JSON stands there as text."""
@@ -534,44 +520,29 @@ class Record:
     replaced as a whole, or a copy of the list (a deque cannot be copied while it grows).
     """
 
-    def __init__(self, max_calls: int | None) -> None:
+    def __init__(self, max_calls: int | None, events: tuple[Event, ...] = ()) -> None:
         self._max_calls = max_calls
         self._calls: list[Call] = []
+        self._latest: dict[bytes, Call] = {}  # the last call with each body
         self.call_count = 0  # also those that max_calls dropped
         self.heartbeat_count = 0
         self.unmatched: tuple[str, ...] = ()
-        self.events: tuple[Event, ...] = ()
-        self.spoilt: collections.deque[Call] = collections.deque(maxlen=MAX_SPOILT)
-        self.open: dict[int, Call] = {}  # the calls whose answers have not ended
+        self.events = events
 
     def add(self, reply: Reply, request: Request) -> Call:
-        call = Call(self.call_count + 1, reply, request, self._find_spoilt(request.body))
-        if call._was_spoilt:
-            self.spoilt.append(call)
-        self.open[call.number] = call
+        earlier = self._latest.pop(request.body, None)
+        repeats = earlier.number if earlier is not None and earlier.is_spoilt() else None
+        call = Call(self.call_count + 1, reply, request, repeats)
+        if call.body:
+            self._latest[call.body] = call
+            if len(self._latest) > MAX_LATEST:
+                del self._latest[next(iter(self._latest))]
         self._calls.append(call)
         if len(self._calls) - 1 == self._max_calls:
             del self._calls[0]
         self.heartbeat_count += call.accepted
         self.call_count += 1
         return call
-
-    def _find_spoilt(self, body: bytes) -> int | None:
-        if not self.spoilt and not self.open:
-            return None
-        for call in [*self.spoilt, *self.open.copy().values()]:
-            if body and call.body == body and call.is_spoilt():
-                self.open.pop(call.number, None)  # one repeat for each spoilt answer
-                if call in self.spoilt:
-                    self.spoilt.remove(call)
-                return call.number
-        return None
-
-    def end(self, call: Call, has_left: bool) -> None:
-        """The answer to a call has ended, perhaps because its client has left."""
-        call.end(has_left)
-        if self.open.pop(call.number, None) is not None and has_left and not call._was_spoilt:
-            self.spoilt.append(call)
 
     def calls_after(self, number: int) -> list[Call]:
         calls = self._calls.copy()  # one step, also without the GIL
@@ -588,12 +559,14 @@ class Teller:
     caller's. The thread lives while there is news.
     """
 
-    def __init__(self, lock: Any, functions: dict[str, Callable[[Any], object] | None]) -> None:
+    def __init__(self, lock: Any, functions: dict[str, Callable[[Any], object]]) -> None:
         self._lock = lock
-        self._functions = functions
+        self.functions = functions
         self._queue: collections.deque[tuple[str, Any, Task | None, Signal]] = collections.deque()
-        self.task: Task | None = None  # the thread that tells
-        self.origin: Task | None = None  # the worker whose call is being told
+        self._is_telling = False
+        self.task: Task | None = None  # the thread that tells; it may have ended
+        self.worker: Task | None = None  # the thread whose client waits for what is being told
+        self.newest: Signal | None = None  # given when all has been told that was added so far
 
     def add(self, name: str, news: object) -> Signal | None:
         """Queue some news. Call this under the lock: the order is made here.
@@ -601,66 +574,54 @@ class Teller:
         Returns what is given when it has been told; None where nobody wants to hear it, or nobody
         can tell it now.
         """
-        if self._functions.get(name) is None:
+        if name not in self.functions:
             return None
         told = Signal()
-        origin = None if name == "on_event" else current_task()  # whose thread does not wait
-        self._queue.append((name, news, origin, told))
-        return told if self._has_thread() else None
-
-    def mark(self) -> tuple[Signal, Task] | None:
-        """What is given when all has been told that was added so far, and the thread that tells."""
-        if not self._queue and self.task is None or not self._has_thread():
-            return None
-        told = Signal()
-        self._queue.append(("", None, None, told))
-        assert self.task is not None
-        return told, self.task
-
-    def _has_thread(self) -> bool:
-        """Start the thread, unless there is one. False where there can be none."""
-        if self.task is None or not self.task.is_alive():
-            if sys.is_finalizing():  # it would never run, or crash the interpreter
-                return False
-            self.task = Task("mock_odoo teller", self._tell)
+        self._queue.append((name, news, None if name == "on_event" else current_task(), told))
+        if not self._is_telling:
+            if sys.is_finalizing():  # a new thread would never run, or crash the interpreter
+                return None
             try:
-                self.task.start()
+                self.task = Task("mock_odoo teller", self._tell)
             except RuntimeError:  # out of threads: whoever comes next may have one
-                self.task = None
-                return False
-        return True
+                return None
+            self._is_telling = True
+        self.newest = told
+        return told
 
     def _tell(self) -> None:
         while True:
             with self._lock:
-                if self.task is not current_task():  # an interruption had another one started
-                    return
+                self._is_telling = bool(self._queue)
                 if not self._queue:
-                    self.task = self.origin = None
+                    self.worker = None
                     return
-                name, news, self.origin, told = self._queue.popleft()
-            function = self._functions.get(name)
-            try:
-                if function is not None:  # else it is a mark
-                    call_user(name, function, news)
-            finally:
-                told.give()
+                name, news, self.worker, told = self._queue.popleft()
+            call_user(name, self.functions[name], news)
+            told.give()
 
 
 class Scenario:
     """The script and the memory under one lock, so that call N got reply N."""
 
     def __init__(
-        self, lock: Any, max_calls: int | None, functions: dict[str, Callable[[Any], object] | None]
+        self, max_calls: int | None, functions: dict[str, Callable[[Any], object]]
     ) -> None:
-        self._lock = lock
         self._max_calls = max_calls
         self.script = Script()
         self.record = Record(max_calls)
         self.generation = 0  # a delay ends when this has changed
-        self.teller = Teller(lock, functions)
-        self.bell = Bell()  # rung when a waiter may find what it waits for
+        self._make_locks(functions)
+
+    def _make_locks(self, functions: dict[str, Callable[[Any], object]]) -> None:
+        self.lock: Any = RLock()
         self._turn = Lock()  # held by the thread whose heartbeat the service is asked about
+        self.teller = Teller(self.lock, functions)
+        self._news = Signal()  # given, and replaced, when a waiter may find what it waits for
+
+    def after_fork(self) -> None:
+        """In a forked child, other threads are gone: with their locks, and with what they told."""
+        self._make_locks(self.teller.functions)
 
     # -- Changes: whoever calls these holds the lock
 
@@ -668,12 +629,15 @@ class Scenario:
         self.script = script
         self.note("script", script=str(script), loop=script.loop)
 
+    def end_script(self, text: str) -> None:
+        """End the script, if that is what is left of it."""
+        if str(self.script) == text:
+            self.play(Script())
+
     def forget(self) -> None:
         """Begin a new record, which takes over what was done to the fake."""
-        events = self.record.events
-        self.record = Record(self._max_calls)
-        self.record.events = events
-        self.bell.ring()
+        self.record = Record(self._max_calls, self.record.events)
+        self.ring()
 
     def reset(self) -> None:
         self.script = Script()
@@ -682,9 +646,14 @@ class Scenario:
         self.let_go()
 
     def let_go(self) -> None:
-        """End every delay, and wake all who wait, to check again."""
+        """End every delay, and have all who wait look again."""
         self.generation += 1
-        self.bell.ring()
+        self.ring()
+
+    def ring(self) -> None:
+        """Have all who wait look again."""
+        news, self._news = self._news, Signal()
+        news.give()
 
     def note(self, name: str, **fields: object) -> None:
         """Remember what was done to the fake, and tell of it."""
@@ -699,47 +668,50 @@ class Scenario:
 
         One at a time: the calls have the order in which the service was asked.
         """
-        with self._turn:
-            with self._lock:
+        while not self._turn.acquire(timeout=GLANCE):
+            request.handler.has_left()  # which notes when, if it does not wait so long
+        try:
+            with self.lock:
                 request.handler.check_open()  # it may have waited while we were cutting it
                 step, self.script = self.script.next()
                 record, request.generation = self.record, self.generation
-                request.arrived, request.received_at = Clock.now(), Clock.wall()
             verdict = ask_service(request) if step is None or step.accepts else None
             reply = settle(step, verdict)
             assert reply is not None
-            with self._lock:
-                request.record, request.call = record, record.add(reply, request)
+            with self.lock:
+                request.handler.check_open()
+                request.call = record.add(reply, request)
                 told = self.teller.add("on_call", request.call)
-        self.bell.ring()
+                self.ring()
+        finally:
+            self._turn.release()
         if told is not None:
             told.wait()
         return reply
 
-    def answer_ended(self, request: Request, has_left: bool) -> None:
+    def answer_ended(self, request: Request) -> None:
         """The answer to a call has ended. It may end twice: when it is sent, and after that."""
         call = request.call
-        if call is not None and request.record is not None and not call._left:
-            with self._lock:
-                request.record.end(call, has_left)
-            if has_left:
-                self.tell_of("left", number=call.number, after=round(call.took or 0.0, 3))
+        if call is not None and not call._left:
+            call.end(request.handler)
+            if call._left:
+                self.tell_of("left", number=call.number, after=round(call._took or 0.0, 3))
 
     def note_unmatched(self, what: str) -> None:
         """Remember what came that is no call."""
-        with self._lock:
+        with self.lock:
             self.record.unmatched = (*self.record.unmatched, what)[-MAX_UNMATCHED:]
-            self.teller.add("on_event", make_event("unmatched", unmatched=what))
+            self.tell_of("unmatched", unmatched=what)
             told = self.teller.add("on_unmatched", what)
         if told is not None:
             told.wait()
 
     def tell_of(self, name: str, **fields: object) -> None:
         """Tell of an event that is not remembered: it was not done to the fake."""
-        with self._lock:
+        with self.lock:
             self.teller.add("on_event", make_event(name, **fields))
 
-    # -- Waiting
+    # -- Waiting, without the lock
 
     def wait(
         self, what: str, n: int, timeout: float, fits: Callable[[Call], object] | None,
@@ -753,12 +725,12 @@ class Scenario:
         check_whole("n", n, 0)
         record: Record | None = None
         while True:
+            news = self._news  # taken before we look: what comes meanwhile gives it
             if self.record is not record:  # after a reset, everything begins again
                 record, seen = self.record, 0
                 fitting: list[Call] = []
-            count = record.call_count
             if fits is None:
-                found = count if what == "calls" else record.heartbeat_count
+                found = record.call_count if what == "calls" else record.heartbeat_count
             else:  # the user's function: once for each call
                 new = record.calls_after(seen)
                 fitting += [call for call in new if fits(call)]
@@ -772,18 +744,7 @@ class Scenario:
                 raise TimeoutError(
                     f"{found} of {n} {what}{fit} in {float(timeout)} s; {story(record)}"
                 )
-            self.bell.wait(functools.partial(self._has_news, record, count, given_up), left)
-
-    def _has_news(self, record: Record, count: int, given_up: Callable[[], bool]) -> bool:
-        return self.record is not record or record.call_count > count or given_up()
-
-    def after_fork(self) -> None:
-        """In a forked child, other threads are gone: with their locks, and with what they told."""
-        self._lock = self.teller._lock = RLock()
-        self._turn = Lock()
-        self.bell = Bell()
-        self.teller._queue.clear()
-        self.teller.task = None
+            news.wait(left)
 
 
 def make_event(name: str, **fields: object) -> Event:
@@ -806,7 +767,7 @@ def story(record: Record) -> str:
 # the rest, and holds the current listener.
 # ------------------------------------------------------------------------------------------
 
-RELEASE = 1.0  # seconds for an acceptor to let go of its port, which takes microseconds
+RELEASE = 1.0  # seconds for a system to free a port of ours, which takes microseconds
 REMEDIES = {
     errno.EADDRINUSE: "; stop what listens there, or take port=0, a free one",
     errno.EACCES: "; take a port above 1023 that nobody has, or port=0, a free one",
@@ -823,61 +784,25 @@ PROXY_PAGE = (
 PROXY_HEADERS = {"Server": "nginx", "Content-Type": "text/html"}
 
 
-def changing(method: Method) -> Method:
-    """Do a public method under the lock of its server.
+class Change:
+    """A change that one of the user's threads has asked for, and what came of it."""
 
-    A signal handler that raises can interrupt the main thread anywhere: also where it has just
-    taken the lock, or is about to give it back. So the lock is given back twice: if the first time
-    is interrupted, the second does it. A signal handler, or a `__del__`, can also call a method in
-    the middle of a change; that is done at the end of the change, and returns None.
-    """
+    _outcome: Any = None
+    _error: BaseException | None = None
 
-    @functools.wraps(method)
-    def call(self: MockOdooServer, *args: Any, **kwargs: Any) -> Any:
-        lock = self._lock
-        is_changing = getattr(OWN, "is_changing", False) or current_task() is not None
-        if lock._is_owned() and is_changing:
-            self._put_off.append(functools.partial(method, self, *args, **kwargs))
-            return None
-        before = getattr(OWN, "is_changing", False)
+    def __init__(self, function: Callable[..., Any], *args: object) -> None:
+        self._function, self._args = function, args
+
+    def make(self) -> None:
         try:
-            try:
-                OWN.is_changing = True
-                lock.acquire(not sys.is_finalizing())  # the holder may be gone for ever
-                return method(self, *args, **kwargs)
-            finally:
-                self._do_put_off()
-                OWN.is_changing = before
-                self._do_put_off()  # what has come since
-                give_back(lock)
-        finally:
-            OWN.is_changing = before
-            give_back(lock)
+            self._outcome = self._function(*self._args)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the change was asked for
+            self._error = error
 
-    return call  # type: ignore[return-value]
-
-
-def give_back(lock: Any) -> None:
-    """Release a lock as often as this thread has taken it."""
-    try:
-        while True:
-            lock.release()
-    except RuntimeError:  # it is free, or another thread's
-        pass
-
-
-class StoppedUnlessDone:
-    """What fails in this block, or is interrupted, leaves the server stopped."""
-
-    def __init__(self, server: MockOdooServer) -> None:
-        self._server = server
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        if kind is not None:
-            self._server._stop_now()
+    def result(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._outcome
 
 
 class MockOdooServer:
@@ -934,16 +859,18 @@ class MockOdooServer:
         self.ssl_context = check_context(ssl_context)
         if max_calls is not None:
             check_whole("max_calls", max_calls, 1)
-        functions: dict[str, Callable[[Any], object] | None] = {
-            "on_call": on_call, "on_event": on_event, "on_unmatched": on_unmatched
-        }
-        for name, function in functions.items():
+        functions = {}
+        given = (("on_call", on_call), ("on_event", on_event), ("on_unmatched", on_unmatched))
+        for name, function in given:
             check_callable(name, function)
+            if function is not None:
+                functions[name] = function
         self._ok = Reply()
-        self._lock: Any = RLock()
-        self._scenario = Scenario(self._lock, max_calls, functions)
-        self._put_off: collections.deque[Callable[[], object]] = collections.deque()
+        self._scenario = Scenario(max_calls, functions)
+        self._lock = self._scenario.lock
+        self._changes: collections.deque[Change] = collections.deque()  # that are to be made
         self._stops = 0
+        self._released = -FOREVER  # when a port was ours for the last time
         self._listener: Listener | None = None  # each start and each outage makes a new one
         self._listeners: list[Listener] = []  # also closed ones whose threads may not have ended
         self.routes = self._make_routes()
@@ -1130,9 +1057,9 @@ class MockOdooServer:
         error = unavailable if reply.status == 503 else phrase(reply.status)
         return reply.but(body=encode({"error": error}))
 
-    def answer_ended(self, request: Request, has_left: bool) -> None:
+    def answer_ended(self, request: Request) -> None:
         """The answer to a request has ended, perhaps because its client has left."""
-        self._scenario.answer_ended(request, has_left)
+        self._scenario.answer_ended(request)
 
     def note_unmatched(self, what: str) -> None:
         """Remember what came that is no call."""
@@ -1180,19 +1107,17 @@ class MockOdooServer:
         Raises OSError where the address cannot be had, RuntimeError where the server runs already.
         """
         try:
-            has_started = self._start()
+            has_started = self._change(self._start)
         except BaseException:  # also what a signal handler raises when it has been done
             self.stop()
             raise
         if has_started is False:
             raise RuntimeError(f"already running at {self._address()}; call stop() first")
 
-    @changing
     def _start(self) -> bool:
         if self._listener is not None:
             return False
-        with StoppedUnlessDone(self):
-            self._open(self._take_port(), "start")
+        self._open(self._take_port(), "start")
         return True
 
     def stop(self) -> None:
@@ -1200,61 +1125,64 @@ class MockOdooServer:
 
         All that is done when this returns (in a function of yours that the fake calls, its own
         connection and the threads end afterwards). Harmless when not running. The memory and the
-        script stay: `start()` goes on with them, on the same port. A signal handler may call this;
-        a method that it has interrupted is done first, and nobody waits for the threads then. When
-        an exception has interrupted this, call it again.
+        script stay: `start()` goes on with them, on the same port. A signal handler may call this.
+        When an exception has interrupted this, call it again.
 
         Raises RuntimeError where a thread has not ended in 5 s, because a function of yours hangs,
         such as on_call.
         """
-        tasks = self._stop()
+        tasks = self._change(self._stop)
         if tasks is None or sys.is_finalizing() or self._is_inside():
             return  # it would wait for the caller, or for nobody
-        deadline = Clock.now() + PATIENCE
-        teller = self._scenario.teller.task
-        if all(task.join(max(0.0, deadline - Clock.now())) for task in tasks):
-            mark = self._mark()
-            if mark is None:
-                return
-            told, teller = mark
-            if told.wait(max(0.0, deadline - Clock.now())):
-                teller.join(0.1)  # others may go on steering, and it go on telling
-                return
-        doing = [task.doing for task in [*tasks, teller] if task is not None and task.doing]
+        deadline, teller = Clock.now() + PATIENCE, self._scenario.teller
+        have_ended = [task.ended.wait(max(0.0, deadline - Clock.now())) for task in tasks]
+        told = teller.newest  # by now: others may go on steering, and it go on telling
+        if all(have_ended) and (told is None or told.wait(max(0.0, deadline - Clock.now()))):
+            if teller.task is not None:
+                teller.task.ended.wait(0.1)
+            return
+        doing = [task.doing for task in [*tasks, teller.task] if task is not None and task.doing]
         raise RuntimeError(
             f"{doing[0] if doing else 'a thread'} has not ended in {PATIENCE:.0f} s: a function of "
             "yours hangs, or waits for this thread"
         )
 
-    @changing
-    def _stop(self) -> list[Task] | None:
-        return self._stop_now()
-
-    def _stop_now(self) -> list[Task]:
-        """Stop, under the lock; return the threads that end now."""
-        if self._listener is not None:
-            self._scenario.note("stop")
-        self._listener = None
+    def _stop(self) -> list[Task]:
         self._stops += 1
-        self._close_all()
-        return [task for listener in self._listeners for task in listener.tasks()]
+        self._close()
+        return self._tasks()
 
-    @changing
-    def _mark(self) -> tuple[Signal, Task] | None:
-        return self._scenario.teller.mark()
+    def _change(self, function: Callable[..., Any], *args: object) -> Any:
+        """Change the server by a function: under the lock, and in a thread of the fake.
 
-    def _do_put_off(self) -> None:
-        """Do what was called in the middle of a change."""
-        while self._put_off:
-            try:
-                self._put_off.popleft()()
-            except Exception:  # noqa: BLE001 - whoever called it has gone on
-                log_bug("a method that was called in the middle of another failed")
+        A signal handler can interrupt the main thread anywhere, raise there, or make a change
+        itself. It never interrupts ours, so no change is left half done, and no lock taken. Changes
+        are made in the order in which they were asked for.
 
-    def catch_up(self) -> None:
-        """Do what a `__del__` has called while one of our threads held the lock."""
-        if self._put_off:
-            self._mark()  # any change does that at its end
+        A `__del__` can ask for one in the middle of another. It is made after that: here is None.
+        """
+        if sys.is_finalizing():  # no other thread runs any more, and one may have the lock for ever
+            return function(*args)
+        is_ours = current_task() is not None
+        if is_ours and not self._lock._is_owned():
+            with self._lock:
+                return function(*args)
+        change = Change(function, *args)
+        self._changes.append(change)
+        try:
+            maker = Task("mock_odoo change", self._make_changes)
+        except RuntimeError:  # out of threads
+            self._make_changes()
+        else:
+            if is_ours:
+                return None
+            maker.ended.wait()
+        return change.result()
+
+    def _make_changes(self) -> None:
+        with self._lock:
+            while self._changes:
+                self._changes.popleft().make()
 
     def __enter__(self) -> Self:
         self.start()
@@ -1263,109 +1191,113 @@ class MockOdooServer:
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
 
-    @changing
     def down(self, seconds: float | None = None) -> None:
         """An outage: refuse new connections and cut the others.
 
         It lasts for `seconds`, or until `up()` or `reset()`. The port stays reserved meanwhile.
         Raises RuntimeError where the server does not run, and OSError where somebody snatched the
-        port in the instant between listening and reserving; the server is stopped then, as it is
-        when an exception interrupts this.
+        port in the instant between listening and reserving; the server is stopped then.
         """
-        seconds = None if seconds is None else check_seconds("seconds", seconds)
-        self._needs_running()
-        with StoppedUnlessDone(self):
-            listener = self._take_port()
-            self._listener = listener
-            self._scenario.note("down", seconds=seconds)
-            if seconds == 0:
-                self._open(listener, "up")
-            elif seconds is not None:
-                listener.start_timer(seconds, self._time_is_up)
+        self._change(self._down, None if seconds is None else check_seconds("seconds", seconds))
 
-    @changing
+    def _down(self, seconds: float | None) -> None:
+        self._needs_running()
+        self._released = Clock.now()
+        self._listener = listener = self._take_port()
+        self._scenario.note("down", seconds=seconds)
+        if seconds == 0:
+            self._open(listener, "up")
+        elif seconds is not None:
+            self._or_stop(listener.open_after, seconds)
+
     def up(self) -> None:
         """End an outage; harmless when there is none.
 
         Raises RuntimeError where the server does not run, and OSError where somebody has taken the
         port; the server is stopped then.
         """
-        self._end_outage(self._needs_running())
+        self._change(self._up)
 
-    def _time_is_up(self, listener: Listener) -> None:
-        try:
-            self._end_timed_outage(listener)
-        except (OSError, RuntimeError):  # nobody waits for that
-            log_bug(f"cannot listen on port {self.port} again")
+    def _up(self) -> None:
+        self._open(self._needs_running(), "up")
 
-    @changing
-    def _end_timed_outage(self, listener: Listener) -> None:
-        if listener is self._listener:
-            self._end_outage(listener)
+    def time_is_up(self, listener: Listener) -> None:
+        """The outage of this listener has lasted as long as it should."""
+        self._change(self._end_outage, listener)
 
     def _end_outage(self, listener: Listener) -> None:
-        if not listener.is_open:
-            with StoppedUnlessDone(self):
-                self._open(listener, "up")
+        if listener is self._listener:
+            self._open(listener, "up")
 
     def _needs_running(self) -> Listener:
-        listener = self._listener
-        if listener is None:
+        if self._listener is None:
             raise RuntimeError("not running; call start() first")
-        return listener
+        return self._listener
 
     def _take_port(self) -> Listener:
         """Bind a listener in place of the present one, whose connections are cut."""
-        self._close_all()
+        self._cut_all()
         listener = Listener(self.host, self.port, self)
-        earlier = [each for each in self._listeners if each.is_alive()]
-        self._listeners = [*earlier, listener]
-        deadline = Clock.now() + RELEASE
-        while not listener.is_bound:
-            try:
-                listener.server_bind()
-            except OSError as error:
-                is_ours = any(each.is_accepting() for each in earlier)
-                if error.errno != errno.EADDRINUSE or not is_ours or Clock.now() > deadline:
-                    raise self._explain(error) from None
-                Clock.sleep(0.001)  # Windows has nobody bind it while an acceptor looks at it
+        alive = [each for each in self._listeners if each.is_alive()]
+        self._listeners = [*alive, listener]
+        self._or_stop(listener.server_bind)
         self.port = listener.server_port
         return listener
 
     def _open(self, listener: Listener, event: str) -> None:
-        try:
-            listener.open()
-        except OSError as error:
-            raise self._explain(error) from None
-        self._listener = listener
-        self._scenario.note(event, **({"url": self.url} if event == "start" else {}))
+        """Let clients connect, unless they can."""
+        if not listener.is_open:
+            self._or_stop(listener.open)
+            self._listener = listener
+            self._scenario.note(event, **({"url": self.url} if event == "start" else {}))
 
-    def _close_all(self) -> None:
-        spared = self._spared()
-        for listener in self._listeners:
-            listener.close(spared)
-        self._scenario.let_go()
+    def _or_stop(self, step: Callable[..., None], *args: object) -> None:
+        """Take a step towards listening. Where it fails, the server is stopped.
 
-    def _spared(self) -> Task | None:
-        """The worker whose client is still answered: the caller, or the one whose call is told."""
-        task, teller = current_task(), self._scenario.teller
-        return teller.origin if task is not None and task is teller.task else task
-
-    def _is_inside(self) -> bool:
-        """Is the caller in a function of the user's, which one of our threads has called?"""
-        task = current_task()
-        return task is not None and (
-            task is self._scenario.teller.task
-            or any(task in listener.tasks() for listener in self._listeners)
-        )
+        A port that was ours a moment ago is asked for again, as Windows may not have freed it yet.
+        """
+        while True:
+            try:
+                return step(*args)
+            except BaseException as error:
+                is_taken = getattr(error, "errno", None) == errno.EADDRINUSE
+                if not is_taken or Clock.now() > self._released + RELEASE:
+                    self._close()
+                    if isinstance(error, OSError):
+                        raise self._explain(error) from None
+                    raise
+            Clock.sleep(0.001)
 
     def _explain(self, error: OSError) -> OSError:
-        if error.errno is None:  # a signal handler's TimeoutError, say
-            return error
+        """The error with its way out."""
         cause = errno.EADDRNOTAVAIL if isinstance(error, socket.gaierror) else error.errno
         remedy = REMEDIES.get(cause or 0, "")
         complaint = f"cannot listen on {self.host}, port {self.port}: {error.strerror}{remedy}"
         return OSError(error.errno, complaint)
+
+    def _close(self) -> None:
+        if self._listener is not None:
+            self._scenario.note("stop")
+            self._released = Clock.now()
+        self._listener = None
+        self._cut_all()
+
+    def _cut_all(self) -> None:
+        """Cut every connection, but that of a client for whom a function of the user's runs."""
+        task, teller = current_task(), self._scenario.teller
+        spared = teller.worker if task is teller.task else task if self._is_inside() else None
+        for listener in self._listeners:
+            listener.close(spared)
+        self._scenario.let_go()
+
+    def _tasks(self) -> list[Task]:
+        """The threads of the listeners; some may have ended."""
+        return [task for listener in self._listeners for task in listener.tasks()]
+
+    def _is_inside(self) -> bool:
+        """Is the caller in a function of the user's, which one of our threads has called?"""
+        task = current_task()
+        return task is not None and task in [self._scenario.teller.task, *self._tasks()]
 
     def _after_fork(self) -> None:
         """A forked child has copies of the sockets, but no thread: the server is the parent's."""
@@ -1373,7 +1305,8 @@ class MockOdooServer:
             listener.after_fork()
         self._listener, self._listeners = None, []
         self._scenario.after_fork()
-        self._lock = self._scenario._lock
+        self._lock = self._scenario.lock
+        self._changes.clear()
 
     # -- The script
 
@@ -1401,11 +1334,7 @@ class MockOdooServer:
         the script has run out, heartbeats succeed; with `loop`, it starts again instead. Raises
         ValueError that quotes the step that cannot be read; the old script plays on.
         """
-        self._play(Script(script, loop))
-
-    @changing
-    def _play(self, script: Script) -> None:
-        self._scenario.play(script)
+        self._change(self._scenario.play, Script(script, loop))
 
     def set_success(self) -> None:
         """Accept every heartbeat."""
@@ -1421,12 +1350,7 @@ class MockOdooServer:
         if check_flag("enabled", enabled):
             self.play("503*")
         else:
-            self._end_script("503*")
-
-    @changing
-    def _end_script(self, text: str) -> None:
-        if self.script == text:
-            self._scenario.play(Script())
+            self._change(self._scenario.end_script, "503*")
 
     @property
     def script(self) -> str:
@@ -1474,36 +1398,31 @@ class MockOdooServer:
         """What was done to the fake since the last reset: the newest 100 events, oldest first.
 
         Each is a dict with `event`, `at` (seconds since the epoch) and `time` (the same in
-        ISO 8601):
-
-            script  with `script` and `loop`: `play` or a setter was called
-            down    with `seconds`, None for an outage without an end
-            up      an outage has ended, by `up()`, by `reset()` or by itself
-            start   with `url`
-            stop, reset
+        ISO 8601). `start` has a `url`, `script` has `script` and `loop`, `down` has `seconds` (None
+        for an outage without an end); `up`, `stop` and `reset` have no more.
         """
         return [dict(event) for event in self._scenario.record.events]
 
     def get_intervals(self) -> list[float]:
         """The seconds from each call to the next, whatever was done to the wall clock."""
-        arrivals = [call._arrived for call in self.get_calls()]
+        arrivals = sorted(call._arrived for call in self.get_calls())
         return [later - earlier for earlier, later in zip(arrivals, arrivals[1:])]  # noqa: RUF007
 
-    @changing
     def forget(self) -> None:
         """Forget the calls, and what was unmatched; the script goes on, and so does an outage."""
-        self._scenario.forget()
+        self._change(self._scenario.forget)
 
-    @changing
     def reset(self) -> None:
         """Forget the calls, end the script and any outage, and release every delayed reply.
 
         Raises OSError where an outage cannot end, as `up()` does.
         """
+        self._change(self._reset)
+
+    def _reset(self) -> None:
         self._scenario.reset()
         if self._listener is not None:
-            self._listener.wake_delayed()
-            self._end_outage(self._listener)
+            self._open(self._listener, "up")
 
     def wait_for_heartbeats(
         self, n: int, timeout: float = 5.0, where: Callable[[Any], object] | None = None
@@ -1535,24 +1454,18 @@ class MockOdooServer:
     def _wait(
         self, what: str, n: int, timeout: float, fits: Callable[[Call], object] | None
     ) -> list[Call]:
-        # stop() waits for our threads. So the wait of a worker ends with its listener, and that of
-        # the teller, who has none, with a stop.
-        task, stops = current_task(), self._stops
-        is_teller = task is not None and task is self._scenario.teller.task
-        listener = next((each for each in self._listeners if task in each.tasks()), None)
+        # stop() waits for our threads, so it ends their waits.
+        stops, is_inside = self._stops, self._is_inside()
 
         def given_up() -> bool:
-            if listener is not None:
-                return listener.is_closing
-            return is_teller and (self._listener is None or self._stops != stops)
+            return is_inside and (self._listener is None or self._stops != stops)
 
         try:
             return self._scenario.wait(what, n, timeout, fits, given_up)
         except TimeoutError as error:
             causes = []
             if given_up():
-                end = "has an outage" if self.is_running else "was stopped"
-                causes.append(f"the server {end}; ")
+                causes.append("the server was stopped; ")
             elif not self.is_running:
                 causes.append("the server is not running: call start(); ")
             if in_event_loop():
@@ -1591,56 +1504,42 @@ if hasattr(os, "register_at_fork"):
 # Contract: what the specification says of a heartbeat, for strict=True. Pure functions.
 # ------------------------------------------------------------------------------------------
 
-ISO_8601 = re.compile(
+ISO_8601 = (
     r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})([.,][0-9]+)?"
     r"(Z|[+-]([01][0-9]|2[0-3]):?[0-5][0-9])"
 )
+STATES = ("CLOSED", "OPEN", "HALF_OPEN")
 
 
 def is_time(value: object) -> bool:
     """Is it ISO 8601 with a zone? Before 3.11, fromisoformat() knows no Z, nor all fractions."""
-    match = ISO_8601.fullmatch(value) if isinstance(value, str) else None
+    match = re.fullmatch(ISO_8601, value) if isinstance(value, str) else None
     try:
         return bool(match and Clock.datetime.fromisoformat(match.group(1)))
     except ValueError:  # the 30th of February
         return False
 
 
-def is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return type(value) is int and value >= 0  # True and False are no numbers here
 
 
-def is_object(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-def is_name(value: object) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def is_state(value: object) -> bool:
-    return value in ("CLOSED", "OPEN", "HALF_OPEN")
-
-
-CONTRACT = (
+#: Each field, what may stand there, and how that is told. Unknown fields are welcome.
+CONTRACT: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("timestamp", is_time, "an ISO 8601 time with a zone, like 2025-10-09T12:00:00Z"),
-    ("adapter_id", is_name, "a non-empty string"),
-    ("buffer_status", is_object, "an object"),
+    ("adapter_id", lambda value: type(value) is str and value != "", "a non-empty string"),
+    ("buffer_status", lambda value: type(value) is dict, "an object"),
     ("buffer_status.total_capacity", is_count, "a whole number, 0 or more"),
     ("buffer_status.current_queued", is_count, "a whole number, 0 or more"),
-    ("buffer_status.percent_full", is_number, "a number"),
-    ("circuit_breaker", is_object, "an object"),
-    ("circuit_breaker.state", is_state, "CLOSED, OPEN or HALF_OPEN"),
+    ("buffer_status.percent_full", lambda value: type(value) in (int, float), "a number"),
+    ("circuit_breaker", lambda value: type(value) is dict, "an object"),
+    ("circuit_breaker.state", lambda value: value in STATES, "CLOSED, OPEN or HALF_OPEN"),
     ("circuit_breaker.failure_count", is_count, "a whole number, 0 or more"),
 )
 
 
 def contract_problems(payload: dict[str, Any]) -> list[str]:
-    """Every breach of the contract, with its path and value. Unknown fields are welcome."""
+    """Every breach of the contract, with its path and value."""
     problems = []
     for path, fits, expected in CONTRACT:
         parent, _, name = path.rpartition(".")
@@ -1657,7 +1556,7 @@ def contract_problems(payload: dict[str, Any]) -> list[str]:
 # ------------------------------------------------------------------------------------------
 # Wire: bytes to requests, replies to bytes, honest or faulty. It knows no route and no text of the
 # service: for these it asks the app, by `check_head`, `answer`, `answer_ended`, `is_let_go` and
-# `note_unmatched`. A new fault is a `send_...` method of the Handler, under its word.
+# `note_unmatched`. A new fault is a word of FAULTS, and a case of `spoil`.
 # ------------------------------------------------------------------------------------------
 
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])")
@@ -1668,6 +1567,8 @@ MAX_HEAD = 65536  # bytes of request line and headers
 MAX_HEADERS = 100
 MAX_BODY = 1 << 20  # bytes
 LINGER = 2.0  # seconds to read on from a client whose request was not read to its end
+NOTICEABLE = 0.001  # seconds; no client gives up before that
+SMALL = 16384  # bytes that the system takes at once, whether or not the client reads
 DRIP_INTERVAL = 0.1  # seconds between bytes: no single read times out, but the reply takes long
 GARBAGE = b"\x15\x03\x01\x00\x02\x02\x46 this is not HTTP\r\n\r\n"
 
@@ -1685,7 +1586,9 @@ class Refusal(Exception):
         self.reply.problem = "; ".join(problems) or message
 
 
-TOO_LONG = f"the body is longer than {MAX_BODY} bytes"
+def tokens(value: str) -> list[str]:
+    """What a header such as Connection lists, in small letters."""
+    return [each.strip().lower() for each in value.split(",")]
 
 
 class Head:
@@ -1696,33 +1599,25 @@ class Head:
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
-        first, *lines = re.split("\r?\n", raw.decode("latin-1"))
+        first, *lines = re.split("\r?\n", raw.decode("latin-1"))[:-2]
         self._read_request_line(first)
         self.fields: dict[str, str] = {}  # by lower-case name; repeated ones joined by commas
-        for line in lines[:-2]:
+        for line in lines:
             self._read_header_line(line)
-        options = [each.strip().lower() for each in self.fields.get("connection", "").split(",")]
-        self.keep_alive = "close" not in options and (
-            not self.is_http_1_0 or "keep-alive" in options
-        )
+        self._read_length()
+        options = tokens(self.fields.get("connection", ""))
+        wanted = "keep-alive" in options if self.is_http_1_0 else True
+        self.keep_alive = wanted and "close" not in options
         kind = self.fields.get("content-type", "").partition(";")[0]
         self.is_json = kind.strip().lower() == "application/json"
-        self.is_chunked = self._is_chunked()
-        self.length = self._content_length()
-        has_body = self.is_chunked or self.length > 0
-        self.expects_continue = (
-            has_body
-            and not self.is_http_1_0
-            and self.fields.get("expect", "").lower() == "100-continue"
-        )
+        expects = self.fields.get("expect", "").lower() == "100-continue" and not self.is_http_1_0
+        self.expects_continue = expects and (self.is_chunked or self.length > 0)
 
     def _read_request_line(self, line: str) -> None:
         match = REQUEST_LINE.fullmatch(line)
         if not match:
-            raise Refusal(
-                400, f"malformed request line {line!r:.80}; "
-                "it should be like 'GET /health HTTP/1.1'"
-            )
+            like = "'GET /health HTTP/1.1'"
+            raise Refusal(400, f"malformed request line {line!r:.80}; it should be like {like}")
         self.method, target, major, minor = match.groups()
         if major != "1":
             raise Refusal(505, f"HTTP/{major}.{minor} is not spoken here; HTTP/1.1 is")
@@ -1733,78 +1628,44 @@ class Head:
     def _read_header_line(self, line: str) -> None:
         match = HEADER_LINE.fullmatch(line)
         if not match:
-            raise Refusal(
-                400, f"malformed header line {line!r:.80}; it should be like 'Name: value'"
-            )
+            like = "'Name: value'"
+            raise Refusal(400, f"malformed header line {line!r:.80}; it should be like {like}")
         name, value = match.group(1).lower(), match.group(2).strip(" \t")
         self.fields[name] = f"{self.fields[name]}, {value}" if name in self.fields else value
 
-    def _is_chunked(self) -> bool:
-        coding = self.fields.get("transfer-encoding")
-        if coding is None:
-            return False
-        if self.is_http_1_0 or "content-length" in self.fields:
+    def _read_length(self) -> None:
+        """Find where the body ends (RFC 9112, section 6)."""
+        coding, given = self.fields.get("transfer-encoding"), self.fields.get("content-length")
+        if coding is not None and (self.is_http_1_0 or given is not None):
             other = "HTTP/1.0" if self.is_http_1_0 else "Content-Length"
             raise Refusal(400, f"Transfer-Encoding does not go with {other}")
-        if coding.lower() != "chunked":
+        if coding is not None and coding.lower() != "chunked":
             raise Refusal(501, f"Transfer-Encoding {coding!r:.80} is not understood; 'chunked' is")
-        return True
-
-    def _content_length(self) -> int:
-        given = self.fields.get("content-length", "0")
-        first, *others = (length.strip(" \t") for length in given.split(","))
-        if not re.fullmatch("[0-9]+", first):
-            raise Refusal(400, f"Content-Length must be plain digits, not {first!r:.80}")
-        if any(length != first for length in others):
+        lengths = ["0"] if given is None else [each.strip(" \t") for each in given.split(",")]
+        if not re.fullmatch("[0-9]+", lengths[0]):
+            raise Refusal(400, f"Content-Length must be plain digits, not {lengths[0]!r:.80}")
+        if len(set(lengths)) > 1:
             raise Refusal(400, f"Content-Lengths that differ: {given:.80}")
-        digits = first.lstrip("0") or "0"  # int() counts zeros in front, and takes 4,300 digits
-        return int(digits) if len(digits) < 19 else sys.maxsize
+        self.is_chunked = coding is not None
+        self.length = int("0" + lengths[0].lstrip("0")[:18])  # int() takes no more than 4,300
 
 
 parse_head = functools.lru_cache(maxsize=32)(Head)  # a client sends the same head again and again
 
 
 class Request:
-    """A request as it came.
-
-    `method`, `path`, `query`  from its first line
-    `headers`                  a mapping that ignores case
-    `body`                     bytes; b"" where it was refused unread
-    `payload`                  the body as JSON; None where it is not JSON
-    `client`                   (host, port)
-    """
-
-    __slots__ = (
-        "arrived", "body", "call", "client", "generation", "handler", "head", "received_at",
-        "record", "refusal",
-    )
+    """A request as it came. `MockOdooServer.verdict` tells what a user may read of it."""
 
     def __init__(self, head: Head, body: bytes, refusal: Refusal | None, handler: Handler) -> None:
         self.head = head
-        self.body = body
+        self.method, self.path, self.query = head.method, head.path, head.query
+        self.body = body  # b"" where it was refused unread
         self.refusal = refusal  # set where the head alone is wrong (404, 405, 413, 415)
-        self.client: tuple[str, int] = handler.client_address
+        self.client = handler.client_address
         self.handler = handler
         self.generation = -1  # of the server's delays, when the script was asked
-        self.arrived = self.received_at = 0.0
-        self.record: Record | None = None  # where it was recorded
-        self.call: Call | None = None  # as what
-
-    def has_left(self) -> bool:
-        """Has the client closed its half of the connection, before we cut it?"""
-        return has_left(self.handler.connection) and not self.handler.was_cut()
-
-    @property
-    def method(self) -> str:
-        return self.head.method
-
-    @property
-    def path(self) -> str:
-        return self.head.path
-
-    @property
-    def query(self) -> str:
-        return self.head.query
+        self.arrived, self.received_at = Clock.now(), Clock.wall()
+        self.call: Call | None = None  # as what it was recorded
 
     @property
     def headers(self) -> http.client.HTTPMessage:
@@ -1812,7 +1673,7 @@ class Request:
 
     @property
     def payload(self) -> Any:
-        return parse_or_none(self.body)
+        return parse_or_none(self.body)  # None where it is not JSON
 
     def parse(self) -> dict[str, Any]:
         """Return the JSON object in the body; a Refusal says why there is none."""
@@ -1832,40 +1693,18 @@ def phrase(status: int) -> str:
 @functools.lru_cache(maxsize=1)  # it changes once a second
 def http_date(second: int) -> str:
     """Write a time as HTTP does (RFC 9110, section 5.6.7): "Wed, 25 Nov 2026 12:00:30 GMT"."""
-    year, month, day, hour, minute, second, weekday = Clock.gmtime(second)[:7]
-    names = BaseHTTPRequestHandler.weekdayname[weekday], BaseHTTPRequestHandler.monthname[month]
-    return f"{names[0]}, {day:02} {names[1]} {year} {hour:02}:{minute:02}:{second:02} GMT"
+    weekday, month, day, clock, year = Clock.datetime(*Clock.gmtime(second)[:6]).ctime().split()
+    return f"{weekday}, {day:0>2} {month} {year} {clock} GMT"
 
 
 class Incoming(io.RawIOBase):
     """What a connection brings, as a file. A socket's makefile() uses classes that tests patch."""
 
     def __init__(self, connection: Any) -> None:
-        self._read_into = connection.recv_into
+        self.readinto = connection.recv_into  # type: ignore[method-assign]
 
     def readable(self) -> bool:
         return True
-
-    def readinto(self, buffer: Any) -> int:
-        return self._read_into(buffer)  # type: ignore[no-any-return]
-
-
-#: The ways to spoil a reply, and what the client gets.
-FAULTS: dict[str, str] = {}
-WHOLE = (None, "drip")  # with these, the client gets the whole reply
-LASTING = ("stall", "drip")  # these take time: the client may leave meanwhile
-SMALL = 16384  # bytes of a body that the system takes at once, whether or not the client reads
-NOTICEABLE = 0.01  # seconds; no client gives up before that
-
-
-def fault(meaning: str) -> Callable[[Method], Method]:
-    """Make a method of the Handler a fault: `send_reset` is "reset" in a script."""
-
-    def register(method: Method) -> Method:
-        FAULTS[method.__name__[len("send_"):].replace("_", "-")] = meaning
-        return method
-
-    return register
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -1878,11 +1717,12 @@ class Handler(BaseHTTPRequestHandler):
     server: Listener
     connection: Any
     rfile: io.BufferedReader
-    must_linger = False  # True where the client may send bytes that we do not read
-    client_left = False  # True where the client left before the end of its answer
+    is_last = False  # True where the connection ends behind this request
+    must_linger = False  # True where the client may send what we do not read
+    left_at: float | None = None  # when we saw that the client had left
 
     def setup(self) -> None:
-        self.connection = self.request
+        self.connection, self.app = self.request, self.server.app
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else 40 ms a reply
         self.rfile = Buffer(Incoming(self.connection))
 
@@ -1890,103 +1730,91 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.close()
 
     def handle(self) -> None:
-        # A TLS hello need not hold the line break that readline() waits for.
-        if self.rfile.peek(1)[:1] == b"\x16":
-            self.send_error(400, "this is TLS, and the port speaks plain HTTP")
-        else:
-            super().handle()
+        while not self.is_last:
+            self.is_last = True
+            try:
+                request = self.read_request()
+            except Refusal as refusal:  # nobody could tell where the next request begins
+                self.app.note_unmatched(f"{refusal.reply.status} {refusal}")
+                self.connection.sendall(b"".join(self.compose(refusal.reply)))
+                self.must_linger = True
+            else:
+                self.answer(request)
         if self.must_linger:
-            self.lingering_close()
+            self.linger()
 
-    def handle_one_request(self) -> None:
-        """Read a request and answer it; `close_connection` tells whether it was the last."""
-        self.close_connection = True
-        try:
-            request = self.read_request()
-        except Refusal as refusal:
-            self.send_error(refusal.reply.status, str(refusal))
-            return
+    def answer(self, request: Request) -> None:
         self.check_open()
-        reply = self.server.app.answer(request)
-        self.server.app.catch_up()
-        if request.call is not None and Clock.now() - request.arrived > NOTICEABLE:
-            self.client_left = request.has_left()  # while functions of the user's ran
+        reply = self.app.answer(request)
+        if Clock.now() - request.arrived > NOTICEABLE:
+            self.has_left()  # while functions of the user's ran
         try:
             self.send_reply(reply, request)
-        except OSError:  # if we did not cut it, the client has
-            self.client_left = not self.was_cut()
+        except Exception as error:
+            if isinstance(error, OSError) and not self.is_cut():  # the client has left
+                self.left_at = self.left_at or Clock.now()
+            self.app.answer_ended(request)
             raise
-        finally:
-            if request.call is not None and (self.client_left or not request.call.has_ended):
-                self.server.app.answer_ended(request, self.client_left)
 
-    def send_reply(self, reply: Reply, request: Request) -> None:
-        if reply.delay and not self.client_left:
-            self.pause(reply.delay, request)
-        self.close_connection = self.close_connection or self.server.is_closing
-        try:
-            head, body = self.compose(reply, request)
-        except Exception:  # noqa: BLE001 - somebody has changed the Reply since it was checked
-            log_bug(f"{reply!r} cannot be sent")
-            reply = Reply(500, {"error": "the reply cannot be sent; the log of the fake tells why"})
-            head, body = self.compose(reply, request)
-        if reply.fault not in LASTING:
-            self.send_last(request, len(body) <= SMALL)
-        name = (reply.fault or "whole").replace("-", "_")
-        getattr(self, f"send_{name}")(head, body, request)
+    def is_cut(self) -> bool:
+        """Has close() cut the connection?"""
+        return self.connection in self.server.cut
 
-    def send_last(self, request: Request, ends: bool = True) -> None:
-        """From here on, a client that closes may have its whole answer.
+    def check_open(self) -> None:
+        """After that, requests that have been buffered must get no answer."""
+        if self.is_cut():
+            raise ConnectionAbortedError("we left")
 
-        What the system takes at once ends before it is sent, so that a client finds it ended.
+    def has_left(self, seconds: float = 0.0) -> bool:
+        """Wait up to so many seconds for the client to leave. True if it has, before we cut it."""
+        if self.left_at is None and has_left(self.connection, seconds):
+            was_first = self.server.cut.get(self.connection, True)
+            self.left_at = Clock.now() if was_first else None
+        return self.left_at is not None
+
+    def linger(self) -> None:
+        """Close our half, and read on for a while.
+
+        To close at once, with bytes unread, would reset the connection: the reply would be lost.
         """
-        if request.call is not None:
-            if not self.client_left:
-                request.call.has_left_now = None
-            if ends:
-                self.server.app.answer_ended(request, self.client_left)
-
-    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer a malformed request in JSON, then close. (The name is http.server's.)"""
-        self.server.app.note_unmatched(f"{code} {message}")
-        self.close_after_this()
-        self.connection.sendall(b"".join(self.compose(Reply(code, {"error": message}))))
+        Socket.shutdown(self.connection, socket.SHUT_WR)
+        deadline, left = Clock.now() + LINGER, LINGER
+        while left > 0:
+            self.connection.settimeout(left)
+            if not self.connection.recv(65536):
+                return
+            left = deadline - Clock.now()
 
     # -- Reading
 
     def read_request(self) -> Request:
         """Read a whole request; raise Refusal where nobody could tell where the next begins."""
-        head = parse_head(self.read_head())
-        refusal = self.server.app.check_head(head)
-        if head.length > MAX_BODY:
-            refusal = refusal or Refusal(413, TOO_LONG)
-        body = b""
-        if head.length > MAX_BODY or (head.expects_continue and refusal is not None):
-            self.close_after_this()  # the body is too long, or the client may not send it
-            return Request(head, body, refusal, self)
-        if head.expects_continue:
-            self.connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self.close_connection = not head.keep_alive
-        if not head.is_chunked:
-            body = self.read_bytes(head.length)
-        else:
-            chunks = self.read_chunks()
-            if chunks is None:
-                refusal = refusal or Refusal(413, TOO_LONG)
-            body = chunks or b""
-        return Request(head, body, refusal, self)
+        head = self.read_head()
+        refusal = self.app.check_head(head)
+        body = None  # where it is too long, or the client may not send it
+        if head.length <= MAX_BODY and not (refusal and head.expects_continue):
+            if head.expects_continue:
+                self.connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            body = self.read_chunks() if head.is_chunked else self.read_bytes(head.length)
+        if body is None and refusal is None:
+            refusal = Refusal(413, f"the body is longer than {MAX_BODY} bytes")
+        self.must_linger = body is None
+        self.is_last = self.must_linger or not head.keep_alive
+        return Request(head, body or b"", refusal, self)
 
-    def read_head(self) -> bytes:
+    def read_head(self) -> Head:
+        if self.rfile.peek(1)[:1] == b"\x16":  # a hello need not hold the line break of a line
+            raise Refusal(400, "this is TLS, and the port speaks plain HTTP")
         line = self.read_line()
         if line in BLANK:  # RFC 9112, section 2.2: some clients end a body with a line break
             line = self.read_line()
         if line.endswith(b"\n") and not line.endswith(b" HTTP/1.1\r\n"):
             parse_head(line + b"\r\n")  # now, since a client of another protocol may send no more
-        return self.read_lines(line)
+        return parse_head(self.read_lines(line))
 
-    def read_line(self, limit: int = MAX_HEAD) -> bytes:
-        line = self.rfile.readline(limit)
-        if len(line) < limit and not line.endswith(b"\n"):
+    def read_line(self) -> bytes:
+        line = self.rfile.readline(MAX_HEAD)
+        if len(line) < MAX_HEAD and not line.endswith(b"\n"):
             raise ConnectionAbortedError("the client left")
         return line
 
@@ -1995,22 +1823,14 @@ class Handler(BaseHTTPRequestHandler):
         lines, size = [line], len(line)
         while line not in BLANK:
             if size >= MAX_HEAD or len(lines) > MAX_HEADERS + 1:
-                raise Refusal(
-                    431, f"more than {MAX_HEADERS} headers, or more than {MAX_HEAD} bytes of them "
-                    "and of the request line"
-                )
+                limits = f"{MAX_HEADERS} headers, or more than {MAX_HEAD} bytes of them"
+                raise Refusal(431, f"more than {limits} and of the request line")
             line = self.read_line()
             lines.append(line)
             size += len(line)
         return b"".join(lines)
 
-    def check_open(self) -> None:
-        """After close(), requests that have been buffered must get no answer."""
-        if self.server.is_closing:
-            raise ConnectionAbortedError("we left")
-
     def read_bytes(self, size: int) -> bytes:
-        self.check_open()
         data = self.rfile.read(size)
         if len(data) < size:
             raise ConnectionAbortedError("the client left")
@@ -2026,152 +1846,89 @@ class Handler(BaseHTTPRequestHandler):
             line = self.read_line()
             match = CHUNK_LINE.fullmatch(line)
             if not match:
-                size_line = line.decode("latin-1")
-                raise Refusal(
-                    400, f"malformed chunk size {size_line!r:.80}; it should be like '1f'"
-                )
+                given = line.decode("latin-1")
+                raise Refusal(400, f"malformed chunk size {given!r:.80}; it should be like '1f'")
             size = int(match.group(1), 16)
             if len(body) + size > MAX_BODY:
-                self.close_after_this()
                 return None
             body += self.read_bytes(size)
-            if size and self.read_line(2) != b"\r\n":
+            if size and self.read_bytes(2) != b"\r\n":
                 raise Refusal(400, f"a chunk does not end after the {size} bytes that it announced")
         self.read_lines(self.read_line())
         return bytes(body)
 
     # -- Sending
 
+    def send_reply(self, reply: Reply, request: Request) -> None:
+        if reply.delay:
+            self.pause(reply.delay, request)
+        rest = self.spoil(reply.fault, *self.compose(reply, request), request)
+        if reply.fault not in WHOLE:
+            self.is_last = self.must_linger = True
+        is_small = rest is None or len(rest) <= SMALL
+        if is_small:  # before it is sent, so that the client finds it ended
+            self.app.answer_ended(request)
+        if rest is None:
+            self.server.abort(self.connection)
+        else:
+            self.connection.sendall(rest)
+        if not is_small:
+            self.app.answer_ended(request)
+
+    def spoil(self, fault: str | None, head: bytes, body: bytes, request: Request) -> bytes | None:
+        """Do what a fault does, and return what is still to be sent; None ends with a RST."""
+        if fault == "reset":  # WireMock: CONNECTION_RESET_BY_PEER. toxiproxy: reset_peer
+            return None
+        if fault == "close":  # WireMock: EMPTY_RESPONSE
+            return b""
+        if fault == "truncate":  # toxiproxy: limit_data. Without a body, it cuts the status line
+            return (head + body)[: len(head) + len(body) // 2 if body else 10]
+        if fault == "garbage":  # WireMock: RANDOM_DATA_THEN_CLOSE
+            return GARBAGE
+        if fault == "stall":  # toxiproxy: timeout
+            self.pause(FOREVER, request)
+            return b""
+        data, is_patient = head + body, fault == "drip"
+        while is_patient and len(data) > 1:  # WireMock: chunkedDribbleDelay. toxiproxy: slicer
+            self.connection.sendall(data[:1])
+            data = data[1:]
+            is_patient = self.pause(DRIP_INTERVAL, request)
+        return data
+
     def compose(self, reply: Reply, request: Request | None = None) -> tuple[bytes, bytes]:
         """Make the head and the body of a reply, as they are before any fault spoils them."""
         body = reply.body or b""
-        if reply.headers:
-            headers = self.merge_headers(reply, body, request)
-        else:  # as nearly always
-            headers = self.usual_headers(reply, body, request)
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
-        if reply.status in (204, 304) or (request is not None and request.method == "HEAD"):
-            body = b""
-        head = f"HTTP/1.1 {reply.status} {phrase(reply.status)}\r\n{lines}\r\n"
-        return head.encode("latin-1"), body
-
-    def merge_headers(
-        self, reply: Reply, body: bytes, request: Request | None
-    ) -> list[tuple[str, object]]:
-        """The usual headers, and those of the reply beside or in place of them."""
-        given = list(header_lines(reply.headers))
-        if ("connection", "close") in [(name.lower(), value.lower()) for name, value in given]:
-            self.close_connection = True
-        names = {name.lower() for name in reply.headers}
-        usual = self.usual_headers(reply, body, request)
-        return [line for line in usual if line[0].lower() not in names] + given
-
-    def usual_headers(
-        self, reply: Reply, body: bytes, request: Request | None
-    ) -> list[tuple[str, object]]:
-        headers: list[tuple[str, object]] = [
-            ("Server", f"mock_odoo/{__version__}"), ("Date", http_date(int(Clock.wall())))
-        ]
+        self.is_last = self.is_last or self.server.is_closing
+        lines = [("Server", f"mock_odoo/{__version__}"), ("Date", http_date(int(Clock.wall())))]
         if reply.status not in (204, 304):  # these have no body to tell of (RFC 9110, section 8.6)
             kind = "application/json" if reply.is_json else "text/plain; charset=utf-8"
-            headers += [("Content-Type", kind), ("Content-Length", len(body))]
-        if self.close_connection:
-            headers.append(("Connection", "close"))
+            lines += [("Content-Type", kind), ("Content-Length", str(len(body)))]
+        if self.is_last:
+            lines.append(("Connection", "close"))
         elif request is not None and request.head.is_http_1_0:
-            headers.append(("Connection", "keep-alive"))
-        return headers
-
-    def close_after_this(self) -> None:
-        """Make this the last request, although the client may go on sending."""
-        self.close_connection = self.must_linger = True
-
-    def lingering_close(self) -> None:
-        """Close our half, and read on for a while.
-
-        To close at once, with bytes unread, would reset the connection: the reply would be lost.
-        """
-        Socket.shutdown(self.connection, socket.SHUT_WR)
-        deadline, seconds, left = Clock.now() + LINGER, LINGER, 64 * MAX_BODY
-        while seconds > 0 and left > 0:
-            self.connection.settimeout(seconds)
-            data = self.connection.recv(65536)
-            if not data:
-                return
-            left -= len(data)
-            seconds = deadline - Clock.now()
-
-    def was_cut(self) -> bool:
-        """Have we cut the connection, before its client left?"""
-        return self.server.is_closing and self.connection not in self.server.left
-
-    def must_hurry(self, request: Request) -> bool:
-        """Must the delay end now: has a reset, a stop or an outage come since?"""
-        return self.server.is_closing or self.server.app.is_let_go(request)
+            lines.append(("Connection", "keep-alive"))
+        if reply.headers:  # which replace the usual ones
+            given = list(header_lines(reply.headers))
+            names = {name.lower() for name, _ in given}
+            lines = [line for line in lines if line[0].lower() not in names] + given
+            options = [tokens(value) for name, value in given if name.lower() == "connection"]
+            self.is_last = self.is_last or any("close" in each for each in options)
+        if reply.status in (204, 304) or (request is not None and request.method == "HEAD"):
+            body = b""
+        text = "".join([f"{name}: {value}\r\n" for name, value in lines])
+        head = f"HTTP/1.1 {reply.status} {phrase(reply.status)}\r\n{text}\r\n"
+        return head.encode("latin-1"), body
 
     def pause(self, seconds: float, request: Request) -> bool:
-        """Wait so many seconds. False where the client leaves or is let go before that."""
+        """Wait. False where the client leaves, or a reset, a stop or an outage comes, before."""
         deadline = Clock.now() + seconds
-        waker = self.server.make_waker()
-        try:
-            while True:
-                must_hurry = self.must_hurry(request)
-                left = 0.0 if must_hurry else max(0.0, deadline - Clock.now())
-                if has_left(self.connection, left, waker):
-                    self.client_left = not self.was_cut()
-                    break
-                if must_hurry:
-                    break
-                if not left:
-                    return True
-        finally:
-            self.server.drop_waker(waker)
-        if self.server.is_closing and current_task() is not self.server.spared:
-            raise ConnectionAbortedError("we left")  # or the rest might be sent before the cut
-        return False
-
-    def send_whole(self, head: bytes, body: bytes, request: Request) -> None:
-        self.connection.sendall(head + body)
-
-    @fault(
-        "a TCP RST in place of the reply (WireMock CONNECTION_RESET_BY_PEER, toxiproxy reset_peer)"
-    )
-    def send_reset(self, head: bytes, body: bytes, request: Request) -> None:
-        self.close_connection = True
-        self.server.abort(self.connection)
-
-    @fault("the connection closed without a byte (WireMock EMPTY_RESPONSE)")
-    def send_close(self, head: bytes, body: bytes, request: Request) -> None:
-        self.close_after_this()
-
-    @fault("half of the promised body, then closed (toxiproxy limit_data)")
-    def send_truncate(self, head: bytes, body: bytes, request: Request) -> None:
-        whole = head + body
-        half = len(head) + len(body) // 2 if body else 10  # without a body, within the status line
-        self.connection.sendall(whole[:half])
-        self.close_after_this()
-
-    @fault("bytes that are not HTTP, then closed (WireMock RANDOM_DATA_THEN_CLOSE)")
-    def send_garbage(self, head: bytes, body: bytes, request: Request) -> None:
-        self.connection.sendall(GARBAGE)
-        self.close_after_this()
-
-    @fault("nothing, and the connection held open (toxiproxy timeout)")
-    def send_stall(self, head: bytes, body: bytes, request: Request) -> None:
-        self.pause(FOREVER, request)
-        self.close_after_this()
-
-    @fault(
-        "a correct reply, one byte every 100 ms (WireMock chunkedDribbleDelay, toxiproxy slicer)"
-    )
-    def send_drip(self, head: bytes, body: bytes, request: Request) -> None:
-        rest = head + body
-        while len(rest) > 1:
-            self.connection.sendall(rest[:1])
-            rest = rest[1:]
-            if not self.pause(DRIP_INTERVAL, request):
+        while True:
+            must_hurry = self.server.is_closing or self.app.is_let_go(request)
+            left = 0.0 if must_hurry else max(0.0, deadline - Clock.now())
+            if self.has_left(left) or must_hurry or not left:
                 break
-        self.send_last(request)
-        self.connection.sendall(rest)
+        self.check_open()  # or the rest might be sent before the cut
+        return self.left_at is None and not must_hurry
 
 
 # ------------------------------------------------------------------------------------------
@@ -2183,7 +1940,7 @@ EXCLUSIVE: int | None = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)  # Windows 
 #: Close with a RST. The layout of struct linger differs by system.
 NO_LINGER = struct.pack("hh" if os.name == "nt" else "ii", 1, 0)
 MAX_IDLE_WORKERS = 32
-REST = 0.05  # seconds, when there are no descriptors left to accept a client
+REST = 0.05  # seconds, when there are no descriptors left to accept a client, or no threads
 
 
 def cut(connection: Any, how: int = socket.SHUT_RDWR) -> None:
@@ -2195,30 +1952,23 @@ def cut(connection: Any, how: int = socket.SHUT_RDWR) -> None:
 
 
 class Worker:
-    """Serves one connection after the other: starting a thread takes longer than serving one."""
+    """A thread that serves one client after the other: to start one takes longer than to serve."""
 
     def __init__(self, listener: Listener, connection: Any, address: tuple[str, int]) -> None:
-        self.listener = listener
-        self.connection: Any = connection  # None: nothing to do
-        self.address = address
+        self.connection, self.address = connection, address  # None when it serves nobody
         self.has_work = Signal()
-        self.task = Task("mock_odoo worker", self.run)
-
-    def run(self) -> None:
-        while self.connection is not None:
-            self.listener.serve(self)
-            if not self.listener.rest(self):
-                return
-            self.has_work.wait()
+        self.task = Task("mock_odoo worker", functools.partial(listener.work, self))
 
 
 class Listener(ThreadingHTTPServer):
     """A port and its connections. Each start has a listener of its own, and so has each outage.
 
     First it is bound, which reserves the port; then it may be opened; in the end it is closed. The
-    server does all that under its lock, here called `lock`. When close() returns, the port is free
-    and every connection is cut; the threads end soon after. The acceptor only accepts. Of the
-    classes above, only finish_request() is used, which makes a Handler.
+    server does all that under its lock, here called `lock`. When close() returns, nobody can
+    connect and every connection is cut; the threads end soon after.
+
+    The acceptor's thread only accepts, and has workers serve. Of the classes above, only
+    finish_request() is used, which makes a Handler.
     """
 
     request_queue_size = 1024  # with socketserver's 5, a burst of clients takes seconds to connect
@@ -2227,182 +1977,164 @@ class Listener(ThreadingHTTPServer):
         # The constructors of the classes above make a socket and an Event, which tests patch.
         self.server_address, self.RequestHandlerClass = (host, port), Handler
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.server_port = port
         self.app = app
         self.lock = app._lock
-        self.is_bound = self.is_open = self.is_closing = False
+        self.is_open = False
         self.socket: Any = None
-        self.spared: Task | None = None  # whose connection close() has not cut
-        self.left: set[Any] = set()  # connections whose clients had left before close() cut them
-        self._waker: Any = None
-        self._acceptor = Task("mock_odoo acceptor", self.serve_forever)
-        self._timer: Task | None = None
-        self._called_off = Signal()  # to the timer
+        self.cut: dict[Any, bool] = {}  # what close() has cut, and had its client left before?
+        self._spared: set[Task] = set()  # whose connections it has not cut
+        self._others: list[Task] = []  # the acceptor and the timer
         self._workers: list[Worker] = []  # some may have ended
         self._idle: list[Worker] = []
-        self._wakers: set[Any] = set()  # of the delayed replies
+        self._waker: Any = None
+        self._closing = Signal()
+
+    @property
+    def is_closing(self) -> bool:
+        return self._closing.is_given
 
     # -- What the server asks for, under the lock
 
     def server_bind(self) -> None:
         """Bind; unlike HTTPServer's, without asking DNS for our name, which can take 10 s."""
-        if self.socket is not None:
-            self.socket.close()  # it could not be bound
-        self.socket = Socket(self.address_family, socket.SOCK_STREAM)
+        if self.socket is None:
+            self.socket = Socket(self.address_family, socket.SOCK_STREAM)
         if EXCLUSIVE is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, EXCLUSIVE, 1)
         self._set_reuse(1)  # past connections in TIME_WAIT do not matter
         self.socket.bind(self.server_address)
         self._set_reuse(0)  # or anybody could have the port until we listen
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
-        self.is_bound = True
+        self.server_port = self.socket.getsockname()[1]
 
     def _set_reuse(self, on: int) -> None:
         if EXCLUSIVE is None:  # on Windows, it would let a second server have the port
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, on)
-
-    def start_timer(self, seconds: float, end_outage: Callable[[Listener], None]) -> None:
-        """Call that function after so many seconds, unless it is opened or closed before."""
-
-        def run() -> None:
-            if not self._called_off.wait(seconds):
-                end_outage(self)
-
-        self._timer = Task("mock_odoo timer", run)
-        self._timer.start()
 
     def open(self) -> None:
         """Listen. Clients can connect when this returns."""
         self._set_reuse(1)
         self.socket.listen(self.request_queue_size)
         self.socket.setblocking(False)
-        self._waker = Waker()
-        self._acceptor.start()
-        self.is_open = True
-        self._called_off.give()
+        waker = make_waker()
+        try:
+            self._others.append(Task("mock_odoo acceptor", lambda: self._accept(waker)))
+        except RuntimeError:
+            waker.close()
+            raise
+        self._waker, self.is_open = waker, True
+
+    def open_after(self, seconds: float) -> None:
+        """Have the server end its outage after so many seconds."""
+        self._others.append(Task("mock_odoo timer", lambda: self._end_outage(seconds)))
 
     def close(self, spared: Task | None = None) -> None:
         """Free the port, and cut every connection but that of the `spared` thread.
 
-        Call it again to cut that one too. Whatever was interrupted is done then.
+        Call it again for another thread, which is spared too, or for none, to cut all.
         """
-        connections = [each.connection for each in self._workers if each.connection is not None]
+        self._spared = {*self._spared, spared} if spared is not None else set()
+        busy = [each for each in self._workers if each.connection and each.task not in self._spared]
+        for worker in busy:
+            self.cut.setdefault(worker.connection, has_left(worker.connection))
         if not self.is_closing:
-            self.left.update(each for each in connections if has_left(each))
-        self.spared = spared
-        self.is_closing = True
-        self.is_open = False
-        self._called_off.give()
-        self._wake()
-        if self.socket is not None:
-            cut(self.socket)  # or the acceptor, which still looks at it, would keep the port
-            try:
+            if self.is_open:
+                self._waker.send(b"!")  # now, as the acceptor will close it; what is sent stays
+            self._closing.give()
+            if self.socket is not None:
+                cut(self.socket)  # or the acceptor, which still looks at it, would keep the port
                 self._set_reuse(1)  # the same
-            except OSError:  # it is closed already
-                pass
-            self.socket.close()
-        for worker in self._workers:
-            if worker.connection is not None and worker.task is not spared:
-                cut(worker.connection)
-                if EXCLUSIVE is not None:  # on Windows, that wakes no reader (CPython 91913)
-                    Socket.close(worker.connection)
-        while self._idle:
-            self._idle.pop().has_work.give()  # without a connection, they end
-
-    def _wake(self) -> None:
-        if self._waker is not None:
-            self._waker.wake()
-            if not self._acceptor.is_alive():
-                self._waker.close()
-
-    def wake_delayed(self) -> None:
-        """Have the delayed replies check whether they go on."""
-        for waker in self._wakers:
-            waker.wake()
+                self.socket.close()
+        self.is_open = False
+        for worker in busy:
+            cut(worker.connection)
+            if EXCLUSIVE is not None:  # on Windows, that wakes no reader (CPython 91913)
+                Socket.close(worker.connection)
+        for worker in self._idle:
+            worker.has_work.give()  # without a connection, it ends
 
     def tasks(self) -> list[Task]:
-        """Its threads; some may have ended, or not begun."""
-        timer = [self._timer] if self._timer is not None else []
-        return [*timer, self._acceptor, *[worker.task for worker in self._workers]]
-
-    def is_accepting(self) -> bool:
-        """Does its acceptor still look at the port? On Windows, nobody else can bind it then."""
-        return self._acceptor.is_alive()
+        """Its threads; some may have ended."""
+        return [*self._others, *[worker.task for worker in self._workers]]
 
     def is_alive(self) -> bool:
-        return any(task.is_alive() for task in self.tasks())
+        return not all(task.ended.is_given for task in self.tasks())
 
     def after_fork(self) -> None:
         """In a forked child, let go the copies: the port and the connections are the parent's."""
-        self.is_closing = True
-        connections = [worker.connection for worker in self._workers]
-        for each in [self.socket, self._waker, *connections, *self._wakers]:
+        self._closing.give()
+        for each in [self.socket, self._waker, *[worker.connection for worker in self._workers]]:
             if each is not None:
                 each.close()
 
-    # -- The acceptor
+    # -- The acceptor and the timer
 
-    def serve_forever(self, poll_interval: float = 0.5) -> None:
-        """Accept until close(), without polling. Nothing else ends it."""
-        try:
-            while not self.is_closing:
-                try:
-                    if wait_readable([self.socket, self._waker]) and not self.is_closing:
-                        self.process_request(*self.get_request())
-                except (BlockingIOError, ConnectionError):  # this client has left again
-                    pass
-                except (OSError, ValueError):  # out of descriptors: the client waits, and so do we
-                    if not self.is_closing:
-                        wait_readable([self._waker], REST)
-                except Exception:  # noqa: BLE001 - the next client is none the worse
-                    log_bug("a connection could not be accepted")
-        finally:
-            self._waker.close()
+    def _end_outage(self, seconds: float) -> None:
+        if not self._closing.wait(seconds):
+            try:
+                self.app.time_is_up(self)
+            except (OSError, RuntimeError):  # nobody waits for that
+                log_bug(f"cannot listen on port {self.server_port} again")
 
-    def get_request(self) -> tuple[Any, tuple[str, int]]:
+    def _accept(self, waker: Any) -> None:
+        """Accept until close(). Nothing else ends it."""
+        while not self.is_closing:
+            try:
+                wait_readable([self.socket, waker])
+                self._hand_over(*self._next_connection())
+            except (BlockingIOError, ConnectionError):  # this client has left again
+                pass
+            except (OSError, ValueError):  # out of descriptors: the client waits, and so do we
+                self._closing.wait(REST)
+            except Exception:  # noqa: BLE001 - the next client is none the worse
+                log_bug("a connection could not be accepted")
+        waker.close()
+
+    def _next_connection(self) -> tuple[Any, tuple[str, int]]:
         # A socket's own accept() makes an object of whatever class tests have put in its place.
         descriptor, address = self.socket._accept()
         connection = Socket(self.address_family, socket.SOCK_STREAM, 0, descriptor)
         connection.setblocking(True)  # our socket or setdefaulttimeout() may have left it otherwise
         return connection, (address or ("", 0))[:2]  # macOS gives none where the client has left
 
-    def process_request(self, request: Any, client_address: Any) -> None:
+    def _hand_over(self, connection: Any, address: tuple[str, int]) -> None:
         """Have a worker serve a connection."""
         while not self.is_closing:
-            if self.lock.acquire(timeout=REST):  # close() may be waited for, by whoever holds it
-                try:
-                    if self._hand_over(request, client_address):
-                        return
-                finally:
-                    self.lock.release()
-                wait_readable([self._waker], REST)  # out of threads: the client waits, and so do we
-        request.close()
+            try:
+                with self.lock:
+                    if not self.is_closing:
+                        return self._employ(connection, address)
+            except RuntimeError:  # out of threads: the client waits, and so do we
+                self._closing.wait(REST)
+        connection.close()
 
-    def _hand_over(self, connection: Any, address: tuple[str, int]) -> bool:
-        if self.is_closing:
-            return False
+    def _employ(self, connection: Any, address: tuple[str, int]) -> None:
         if self._idle:
             worker = self._idle.pop()
             worker.connection, worker.address = connection, address
             worker.has_work.give()
-            return True
-        worker = Worker(self, connection, address)
-        try:
-            worker.task.start()
-        except RuntimeError:
-            return False
-        self._workers = [each for each in self._workers if each.task.is_alive()]
-        self._workers.append(worker)
-        return True
+        else:
+            worker = Worker(self, connection, address)
+            alive = [each for each in self._workers if not each.task.ended.is_given]
+            self._workers = [*alive, worker]
 
     # -- The workers
 
-    def serve(self, worker: Worker) -> None:
+    def work(self, worker: Worker) -> None:
+        """What a worker does."""
+        while worker.connection is not None:
+            self._serve(worker)
+            with self.lock:
+                if self.is_closing or len(self._idle) == MAX_IDLE_WORKERS:
+                    return
+                worker.has_work = Signal()
+                self._idle.append(worker)
+            worker.has_work.wait()
+
+    def _serve(self, worker: Worker) -> None:
         """Serve the connection of a worker to its end, and close it."""
         try:
             if self.app.ssl_context is not None:
-                self.secure(worker, self.app.ssl_context)
+                self._secure(worker, self.app.ssl_context)
             self.finish_request(worker.connection, worker.address)
         except OSError:  # the client hung up, or we did
             pass
@@ -2410,21 +2142,10 @@ class Listener(ThreadingHTTPServer):
             log_bug("a connection failed")
         with self.lock:
             connection, worker.connection = worker.connection, None
-        self.shutdown_request(connection)
+        cut(connection, socket.SHUT_WR)
+        Socket.close(connection)
 
-    def rest(self, worker: Worker) -> bool:
-        """Make a worker wait for another connection; False: it is to end."""
-        with self.lock:
-            may_rest = not self.is_closing and len(self._idle) < MAX_IDLE_WORKERS
-            if may_rest:
-                self._idle.append(worker)
-        return may_rest
-
-    def shutdown_request(self, request: Any) -> None:
-        cut(request, socket.SHUT_WR)
-        Socket.close(request)
-
-    def secure(self, worker: Worker, context: ssl.SSLContext) -> None:
+    def _secure(self, worker: Worker, context: ssl.SSLContext) -> None:
         """Shake hands, in the connection's thread: a silent client keeps nobody else waiting."""
         # Until 3.12, wrap_socket() leaks the socket where the client leaves before its hello.
         if not worker.connection.recv(1, socket.MSG_PEEK):
@@ -2443,26 +2164,8 @@ class Listener(ThreadingHTTPServer):
                 self.app.note_unmatched(f"TLS handshake failed: {error.strerror or error}")
             raise
 
-    def make_waker(self) -> Waker | None:
-        """What wakes a delayed reply; None where it must look by itself."""
-        if not HUNG_UP:
-            return None
-        try:
-            waker = Waker()
-        except OSError:  # out of descriptors
-            return None
-        with self.lock:
-            self._wakers.add(waker)
-        return waker
-
-    def drop_waker(self, waker: Waker | None) -> None:
-        if waker is not None:
-            with self.lock:
-                self._wakers.discard(waker)
-            waker.close()
-
     def abort(self, connection: Any) -> None:
-        """Close with a RST, at once: shutdown_request() would send a FIN first."""
+        """Close with a RST, at once: else there would be a FIN first."""
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         with self.lock:
             Socket.close(connection)
@@ -2477,14 +2180,7 @@ LONGEST_POLL = 60  # seconds that one GET /_mock/wait may take
 #: On a connection that was kept, Chromium would ask again after a 408.
 UNCACHED = {"Cache-Control": "no-store", "Connection": "close"}
 PAGE_PATH = "/_mock/"
-COUNTED = ("calls", "heartbeats")  # what one can wait for
 LOOPBACK = r"(::ffff:)?127(\.[0-9]{1,3}){3}|::1"
-
-
-def median(numbers: Sequence[float]) -> float | None:
-    """The middle one, or the mean of both; None for none. The module statistics costs 10 ms."""
-    ordered, middle = sorted(numbers), len(numbers) // 2
-    return (ordered[middle] + ordered[~middle]) / 2 if ordered else None
 
 
 def ask_user(function: Callable[[Call], str], call: Call) -> str:
@@ -2501,6 +2197,26 @@ def add_routes(routes: Routes, more: Routes) -> None:
     for path, methods in more.items():
         for method, route in methods.items():
             routes.setdefault(path, {}).setdefault(method, route)
+
+
+def median(numbers: Iterable[float]) -> float | None:
+    """The middle one, or the mean of both; None for none. The module statistics costs 10 ms."""
+    ordered = sorted(numbers)
+    middle = len(ordered) // 2
+    return (ordered[middle] + ordered[~middle]) / 2 if ordered else None
+
+
+def usual_interval(times: Sequence[float]) -> float | None:
+    """The median, which a missed beat does not change; None for a single call."""
+    return median(later - at for at, later in zip(times, times[1:]))  # noqa: RUF007
+
+
+def read_number(name: str, given: object) -> Any:
+    """Read a whole number, or a decimal one."""
+    text = str(given)
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+        raise ValueError(f"{name} must be a number like 5 or 0.5, not {text!r:.80}")
+    return float(text) if "." in text else int(text)
 
 
 class Control:
@@ -2522,35 +2238,61 @@ class Control:
 
     @property
     def routes(self) -> Routes:
-        rows: tuple[tuple[str, str, Callable[[dict[str, Any]], Reply], Sequence[str]], ...] = (
-            ("GET", PAGE_PATH, self.page, ()),
-            ("GET", "/_mock/state", self.state, ()),
-            ("GET", "/_mock/calls", self.calls, ("since",)),
-            ("DELETE", "/_mock/calls", self.forget, ()),
-            ("GET", "/_mock/events", self.events, ()),
-            ("GET", "/_mock/wait", self.wait, (*COUNTED, "timeout", "sender", "more")),
-            ("PUT", "/_mock/script", self.script, ("script", "loop")),
-            ("POST", "/_mock/reset", self.reset, ()),
-            ("POST", "/_mock/down", self.down, ("seconds",)),
-        )
-        to_page = Reply(302, b"", {"Location": PAGE_PATH})
-        routes: Routes = {path: {"GET": lambda request: to_page} for path in ("/", "/_mock")}
-        for method, path, answer, names in rows:
-            add_routes(routes, {path: {method: functools.partial(self.guard, answer, names)}})
-        return routes
+        def route(answer: Callable[..., Any], *names: str) -> Route:
+            return functools.partial(self.serve, answer, names)
 
-    def guard(
-        self, answer: Callable[[dict[str, Any]], Reply], names: Sequence[str], request: Request
-    ) -> Reply:
-        """Answer whoever may ask; what Python refuses becomes a 400 with the same text."""
-        if not self.is_allowed(request):
-            return self.forbid(request)
+        counts, to_page = ("calls", "heartbeats"), Reply(302, b"", {"Location": PAGE_PATH})
+        return {
+            **{path: {"GET": lambda request: to_page} for path in ("/", "/_mock")},
+            PAGE_PATH: {"GET": route(self.page)},
+            "/_mock/state": {"GET": route(self.state)},
+            "/_mock/calls": {
+                "GET": route(self.calls, "since"), "DELETE": route(self.server.forget)
+            },
+            "/_mock/events": {"GET": route(self.events)},
+            "/_mock/wait": {"GET": route(self.wait, *counts, "timeout", "sender", "more")},
+            "/_mock/script": {"PUT": route(self.play, "script", "loop")},
+            "/_mock/reset": {"POST": route(self.server.reset)},
+            "/_mock/down": {"POST": route(self.down, "seconds")},
+        }
+
+    def serve(self, answer: Callable[..., Any], names: Sequence[str], request: Request) -> Reply:
+        """Answer whoever may ask: with the state, where there is no other answer.
+
+        What Python refuses becomes an error with the same text.
+        """
         try:
-            return answer(self.read_values(request, names))
+            self.check_access(request)
+            reply: Reply | None = answer(**self.read_values(request, names))
+            return reply or self.state()
         except Refusal as refusal:
             return refusal.reply
+        except TimeoutError as error:
+            return self.state(408, error=str(error))
+        except RuntimeError as error:  # somebody has just stopped it
+            return Reply(409, {"error": str(error)})
         except (TypeError, ValueError) as error:
             return Reply(400, {"error": str(error)})
+
+    def check_access(self, request: Request) -> None:
+        fields, client = request.head.fields, request.client[0]
+        if self.token:
+            import hmac
+
+            scheme, _, given = fields.get("authorization", "").partition(" ")
+            is_right = hmac.compare_digest(given.strip().encode(), self.token.encode())
+            if request.path == PAGE_PATH or (scheme.lower() == "bearer" and is_right):
+                return
+        host = fields.get("host", "none")
+        name = re.sub(":[0-9]*$", "", host).lower()
+        if re.fullmatch(rf"localhost|{LOOPBACK}|\[::1\]", name) and re.fullmatch(LOOPBACK, client):
+            return
+        remedy = "with the right token" if self.token else "with a token, if one is set by --token"
+        raise Refusal(
+            403, "control is for clients on this machine that address it as localhost or "
+            f"127.0.0.1 (yours is {client}, Host {host:.80}), or that send "
+            f"Authorization: Bearer {remedy}"
+        )
 
     def read_values(self, request: Request, names: Sequence[str]) -> dict[str, Any]:
         """What the query and the body say, by name."""
@@ -2565,67 +2307,20 @@ class Control:
             values.update(request.parse())
         for name in values:
             if name not in names:
-                raise ValueError(
-                    f"{name!r:.80} means nothing here; {request.path} takes "
-                    f"{', '.join(names) or 'nothing'}"
-                )
+                takes = ", ".join(names) or "nothing"
+                raise ValueError(f"{name!r:.80} means nothing here; {request.path} takes {takes}")
         return values
-
-    def is_allowed(self, request: Request) -> bool:
-        if self.token and request.path == PAGE_PATH:
-            return True
-        fields = request.head.fields
-        scheme, _, given = fields.get("authorization", "").partition(" ")
-        if self.token and scheme.lower() == "bearer":
-            import hmac
-
-            if hmac.compare_digest(given.strip().encode(), self.token.encode()):
-                return True
-        host = re.sub(":[0-9]*$", "", fields.get("host", "")).lower()
-        return bool(
-            re.fullmatch(LOOPBACK, request.client[0])
-            and re.fullmatch(rf"localhost|{LOOPBACK}|\[::1\]", host)
-        )
-
-    def forbid(self, request: Request) -> Reply:
-        host = request.head.fields.get("host", "none")
-        remedy = "with the right token" if self.token else "with a token, if one is set by --token"
-        return Reply(
-            403,
-            {
-                "error": "control is for clients on this machine that address it as localhost or "
-                f"127.0.0.1 (yours is {request.client[0]}, Host {host:.80}), or that send "
-                f"Authorization: Bearer {remedy}"
-            },
-        )
-
-    def read_number(self, values: dict[str, Any], name: str, default: str) -> float:
-        text = str(values.get(name, default))
-        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
-            raise ValueError(f"{name} must be a number like 5 or 0.5, not {text!r:.80}")
-        return float(text) if "." in text else int(text)
 
     # -- The routes
 
-    def page(self, values: dict[str, Any]) -> Reply:
-        return Reply(
-            200,
-            PAGE,
-            {
-                "Content-Type": HTML,
-                "Content-Security-Policy": page_policy(),
-                "Referrer-Policy": "no-referrer",
-                "X-Content-Type-Options": "nosniff",
-                **UNCACHED,
-            },
-        )
+    def page(self) -> Reply:
+        headers = {"Content-Type": HTML, "Content-Security-Policy": page_policy(), **UNCACHED}
+        security = {"Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
+        return Reply(200, PAGE, {**headers, **security})
 
-    def state_reply(self, status: int = 200, **more: object) -> Reply:
-        """The state of the server, with which every change is answered, too."""
+    def state(self, status: int = 200, **more: object) -> Reply:
         server = self.server
-        calls = server.get_calls()
-        count = server.get_call_count()
-        accepted = (call.payload for call in reversed(calls) if call.accepted)
+        calls, count = server.get_calls(), server.get_call_count()
         state = {
             "service": server.service,
             "noun": server.noun,
@@ -2635,7 +2330,7 @@ class Control:
             "loop": server.loop,
             "call_count": count,
             "heartbeat_count": min(count, server.get_heartbeat_count()),  # more may have come since
-            "last_heartbeat": next(accepted, None),
+            "last_heartbeat": next((call.payload for call in calls[::-1] if call.accepted), None),
             "senders": self.senders(calls),
             "unmatched": server.get_unmatched(),
         }
@@ -2643,77 +2338,53 @@ class Control:
 
     def senders(self, calls: Sequence[Call]) -> list[dict[str, object]]:
         """Who sent the calls that are kept, and when: in the order of their first calls."""
-        now = Clock.wall()
-        known = self._names
+        known, now = self._names, Clock.wall()
         names = {call: known.get(call) or ask_user(self.server.sender, call) for call in calls}
         self._names = names
         senders: dict[str, list[Call]] = {}
         for call, name in names.items():
             senders.setdefault(name, []).append(call)
-        return [self.describe_sender(name, own, now) for name, own in senders.items()]
+        return [
+            {
+                "sender": name,
+                "calls": len(own),
+                "accepted": sum(call.accepted for call in own),
+                "last_at": own[-1].received_at,
+                "seconds_since": now - own[-1].received_at,
+                "interval": usual_interval([call.received_at for call in own]),
+            }
+            for name, own in senders.items()
+        ]
 
-    def describe_sender(self, name: str, calls: Sequence[Call], now: float) -> dict[str, object]:
-        times = [call.received_at for call in calls]
-        return {
-            "sender": name,
-            "calls": len(calls),
-            "accepted": sum(call.accepted for call in calls),
-            "last_at": times[-1],
-            "seconds_since": now - times[-1],
-            "interval": median([later - at for at, later in zip(times, times[1:])]),  # noqa: RUF007
-        }
-
-    def state(self, values: dict[str, Any]) -> Reply:
-        return self.state_reply()
-
-    def calls(self, values: dict[str, Any]) -> Reply:
-        since = self.read_number(values, "since", "0")
-        calls = [self.describe(call) for call in self.server.get_calls() if call.number > since]
+    def calls(self, since: object = 0) -> Reply:
+        server, number = self.server, read_number("since", since)
+        calls = [
+            call.to_json(
+                sender=ask_user(server.sender, call), text=ask_user(server.describe_call, call),
+                label=call.reply + format_delay(call.delay),  # as a script has it
+            )
+            for call in server.get_calls() if call.number > number
+        ]
         body = f'{{"calls": [{", ".join(calls)}]}}'
         return Reply(200, body, {"Content-Type": "application/json", **UNCACHED})
 
-    def describe(self, call: Call) -> str:
-        """The JSON of a call, with what the server says of it."""
-        return call.to_json(
-            sender=ask_user(self.server.sender, call),
-            text=ask_user(self.server.describe_call, call),
-        )
-
-    def forget(self, values: dict[str, Any]) -> Reply:
-        self.server.forget()
-        return self.state_reply()
-
-    def events(self, values: dict[str, Any]) -> Reply:
+    def events(self) -> Reply:
         return Reply(200, {"events": self.server.get_events()}, UNCACHED)
 
-    def wait(self, values: dict[str, Any]) -> Reply:
-        if "calls" in values and "heartbeats" in values:
+    def wait(
+        self, calls: object = None, heartbeats: object = None, timeout: object = 5,
+        sender: str | None = None, more: object = 0,
+    ) -> None:
+        if calls is not None and heartbeats is not None:
             raise ValueError("wait for calls or for heartbeats, not for both")
-        what = "heartbeats" if "heartbeats" in values else "calls"
-        n = check_whole(what, self.read_number(values, what, "1"), 0)  # type: ignore[arg-type]
-        timeout = self.read_number(values, "timeout", "5")
-        if timeout > LONGEST_POLL:
+        what, given = ("calls", calls) if heartbeats is None else ("heartbeats", heartbeats)
+        n = check_whole(what, read_number(what, 1 if given is None else given), 0)
+        seconds = read_number("timeout", timeout)
+        if seconds > LONGEST_POLL:
             raise ValueError(f"timeout must be from 0 to {LONGEST_POLL} seconds, not {timeout}")
-        is_counted = self.make_filter(what, values)
-        try:
-            if is_counted is not None:
-                self.server.wait_for_calls(n, timeout, is_counted)
-            elif what == "calls":
-                self.server.wait_for_calls(n, timeout)
-            else:
-                self.server.wait_for_heartbeats(n, timeout)
-        except TimeoutError as error:
-            return self.state_reply(408, error=str(error))
-        return self.state_reply()
-
-    def make_filter(self, what: str, values: dict[str, Any]) -> Callable[[Call], bool] | None:
-        """Which calls a wait counts; None where the server's own count will do."""
-        sender, more = values.get("sender"), str(values.get("more", 0))
-        if more not in ("0", "1"):
-            raise ValueError(f"more must be 0 or 1, not {more!r:.80}")
-        if sender is None and more == "0":
-            return None
-        earlier = set(self.server.get_calls() if more == "1" else ())
+        if str(more) not in ("0", "1"):
+            raise ValueError(f"more must be 0 or 1, not {str(more)!r:.80}")
+        earlier = set(self.server.get_calls() if str(more) == "1" else ())
 
         def is_counted(call: Call) -> bool:
             return (
@@ -2722,53 +2393,71 @@ class Control:
                 and sender in (None, ask_user(self.server.sender, call))
             )
 
-        return is_counted
+        if sender is not None or str(more) == "1":
+            self.server.wait_for_calls(n, seconds, is_counted)
+        elif what == "calls":  # the server's own counts know also what max_calls has dropped
+            self.server.wait_for_calls(n, seconds)
+        else:
+            self.server.wait_for_heartbeats(n, seconds)
 
-    def script(self, values: dict[str, Any]) -> Reply:
-        if "script" not in values:
+    def play(self, script: Any = ..., loop: bool = False) -> None:
+        if script is ...:
             raise ValueError('"script" is missing; send {"script": "503*3"}, for example')
-        self.server.play(values["script"], values.get("loop", False))
-        return self.state_reply()
+        self.server.play(script, loop)
 
-    def reset(self, values: dict[str, Any]) -> Reply:
-        self.server.reset()
-        return self.state_reply()
-
-    def down(self, values: dict[str, Any]) -> Reply:
-        if values.get("seconds") is None:
+    def down(self, seconds: float | None = None) -> None:
+        if seconds is None:
             raise ValueError(
                 '"seconds" is missing; nobody could end the outage through a port '
                 "that refuses connections"
             )
-        try:
-            self.server.down(values["seconds"])
-        except RuntimeError as error:  # somebody has just stopped it
-            return Reply(409, {"error": str(error)})
-        return self.state_reply()
+        self.server.down(seconds)
 
 
 # ------------------------------------------------------------------------------------------
-# Command line: what stands at the terminal, the journal and its reader, the signals, and main().
-# It uses the public face, and Control.
+# Command line: the terminal, the journal, its reader, and main(). It uses the public face, and
+# Control. It deals in records: what a line of the journal holds, a call or an event. The terminal
+# shows the records as they come, --read those of a file.
 # ------------------------------------------------------------------------------------------
 
-MAX_LINES = 10000  # that wait to be printed
 #: What becomes of a call, and its colour at the terminal: green, yellow, red.
 OUTCOMES = {"accepted": 32, "refused": 33, "spoilt": 31}
 
 
-def print_error(line: str) -> None:
-    """Print a line on standard error, if there is one and it takes it."""
-    if sys.stderr is not None:
-        try:
-            print(line, file=sys.stderr, flush=True)
-        except (OSError, ValueError):
-            pass
+def print_error(program: str, message: str) -> None:
+    print(f"{program}: {message}", file=sys.stderr, flush=True)
 
 
-def outcome(call: Call) -> str:
-    """Accepted, or refused by a status, or spoilt by a fault."""
-    return "accepted" if call.accepted else "refused" if call.reply.isdigit() else "spoilt"
+def print_line(line: str, encoding: str | None = None) -> None:
+    """Print past the buffer of `sys.stdout`: at Python's end, that would wait, or complain."""
+    stream: Any = sys.stdout  # None where there is none, as for a service of Windows
+    buffer = getattr(stream, "buffer", None)
+    if buffer is not None:
+        stream.flush()
+        data = (line + os.linesep).encode(encoding or stream.encoding, "backslashreplace")
+        getattr(buffer, "raw", buffer).write(data)
+    elif stream is not None:  # in IDLE and the like, it is made of text
+        stream.write(line + "\n")
+
+
+def terminal_width() -> int:
+    """The columns of the terminal as it is now; no limit elsewhere."""
+    try:
+        columns = os.get_terminal_size(sys.stdout.fileno()).columns
+    except (AttributeError, OSError, ValueError):
+        columns = 0
+    return columns - 1 if columns > 1 else sys.maxsize  # some break a line that is full
+
+
+def has_colour() -> bool:
+    if sys.stdout is None or not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return False
+    return os.environ.get("TERM") != "dumb" and (os.name != "nt" or "WT_SESSION" in os.environ)
+
+
+def fold(text: str, mark: str) -> str:
+    """Break a line that must not be cut, at its marks, where the terminal is too narrow."""
+    return text if len(text) <= terminal_width() else text.replace(mark, "\n    ")
 
 
 def some(n: int, noun: str) -> str:
@@ -2776,560 +2465,280 @@ def some(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
-class Tally:
-    """How many calls there were, and what became of them."""
-
-    def __init__(self) -> None:
-        self.calls = self.left = 0
-        self.outcomes = dict.fromkeys(OUTCOMES, 0)
-
-    def add(self, call: Call) -> None:
-        self.calls += 1
-        self.outcomes[outcome(call)] += 1
-
-    def summary(self, noun: str) -> str:
-        """Such as "12 heartbeats received, 3 of 15 calls refused, 1 client left"."""
-        accepted, refused, spoilt = self.outcomes.values()
-        spoilt_too = f", {spoilt} spoilt" if spoilt else ""
-        left_too = f", {some(self.left, 'client')} left" if self.left else ""
-        received = f"{some(accepted, noun)} received"
-        return f"{received}, {refused} of {self.calls} calls refused{spoilt_too}{left_too}"
+def outcome(call: Event) -> str:
+    """Accepted, or refused by a status, or spoilt by a fault."""
+    return "accepted" if call["accepted"] else "refused" if call["reply"].isdigit() else "spoilt"
 
 
-# -- A line at the terminal
-
-#: What gives way, in this order, where a line is too long; and the columns that it keeps.
-GIVES_WAY = (("script", 0), ("text", 12), ("problem", 0))
-MIN_COLUMNS = 12  # of a part that is cut; a shorter piece says nothing
-
-
-def shorten(text: str, room: int) -> str:
-    if len(text) <= room:
-        return text
-    return "" if room < MIN_COLUMNS else text[: room - 3].rstrip() + "..."
-
-
-def join(parts: dict[str, str]) -> str:
-    return "  ".join(filter(None, parts.values())).rstrip()
+def describe_event(event: Event) -> tuple[str, str]:
+    """The word and the details of an event, such as "down" and "for 5.0 s"."""
+    word = event["event"]
+    details = event.get("url") or event.get("request") or ""
+    if word == "unmatched":
+        word, _, details = event["unmatched"].partition(" ")
+    elif word == "script":
+        details = (event["script"] or "ok*") + (" in a loop" if event["loop"] else "")
+    elif word == "down":
+        details = "until up" if event["seconds"] is None else f"for {event['seconds']} s"
+    elif word == "left":
+        details = f"call {event['number']}, after {event['after']:.3f} s"
+    return word, details
 
 
-def can_colour(stream: IO[str] | None) -> bool:
-    if stream is None or not stream.isatty() or os.environ.get("NO_COLOR"):
-        return False
-    return os.environ.get("TERM") != "dumb" and (os.name != "nt" or "WT_SESSION" in os.environ)
-
-
-class Screen:
-    """How a line looks on a stream: its letters, its colour and, at a terminal, its width."""
-
-    def __init__(self, stream: IO[str] | None) -> None:
-        self._has_colour = can_colour(stream)
-        self._encoding = getattr(stream, "encoding", None) or "utf-8"
-        self._terminal = stream if stream is not None and stream.isatty() else None
-
-    def width(self) -> float:
-        """The columns of the terminal as it is now; no limit elsewhere."""
-        try:
-            size = 0 if self._terminal is None else os.get_terminal_size(self._terminal.fileno())[0]
-        except (OSError, ValueError):
-            size = 0
-        return size - 1 if size > 1 else FOREVER  # some begin a new line in the last column
-
-    def spell(self, text: str) -> str:
-        """Write it with the letters that the stream has, and none that could drive a terminal."""
-        if text.isascii() and text.isprintable():
-            return text
-        return printable(text).encode(self._encoding, "backslashreplace").decode(self._encoding)
-
-    def fit(self, parts: dict[str, str], colour: int | None = None) -> str:
-        """Put the parts of a line side by side, cut as they must be."""
-        parts = {name: self.spell(part) for name, part in parts.items()}
-        width = self.width()
-        for name, least in GIVES_WAY:
-            if name in parts and len(join(parts)) > width:
-                parts[name] = re.sub("  +", "  ", parts[name]).rstrip()  # columns go before words
-                room = len(parts[name]) - max(0, len(join(parts)) - int(width))
-                parts[name] = shorten(parts[name], max(least, room))
-        if colour is not None and self._has_colour:
-            parts["word"] = f"\x1b[{colour}m{parts['word']}\x1b[0m"
-        return join(parts)
-
-    def fold(self, text: str, mark: str) -> str:
-        """Break a line that must not be cut, at its marks, where the terminal is too narrow."""
-        text = self.spell(text)
-        return text if len(text) <= self.width() else text.replace(mark, "\n    ")
-
-    def show_call(self, call: Call, time: str, text: str, script: str) -> str:
-        """Such as "12:00:30  503  KKT-001  buffer 6/200 (3.0%)  breaker CLOSED  script: 503"."""
-        parts = {
-            "clock": time[11:19],
-            "word": f"{call.reply + format_delay(call.delay):<8}",
-            "text": text,
-            "repeats": f"repeats {call.repeats}" if call.repeats else "",
-            "script": f"script: {script}" if script else "",
-            "problem": call.problem or "",
-        }
-        return self.fit(parts, OUTCOMES[outcome(call)])
-
-    def show_event(self, event: Event) -> str:
-        """Such as "12:00:30  down      for 5.0 s"."""
-        word, details = event["event"], ""
-        if word == "unmatched":
-            word, _, details = event["unmatched"].partition(" ")
-        elif word == "script":
-            details = (event["script"] or "ok*") + (" in a loop" if event["loop"] else "")
-        elif word == "down":
-            details = "until up" if event["seconds"] is None else f"for {event['seconds']} s"
-        elif word == "left":
-            details = f"call {event['number']}, after {event['after']:.3f} s"
-        elif word in ("start", "request"):
-            details = event["url" if word == "start" else word]
-        return self.fit({"clock": event["time"][11:19], "word": f"{word:<8}", "text": details})
-
-
-class Reporter:
-    """Prints lines on standard output: to read, or with `as_json` of JSON, which is UTF-8.
-
-    It writes in a thread of its own, and past the buffer of `sys.stdout`, so that a pipe that
-    nobody reads holds up neither a reply nor the end of the process.
-    """
-
-    def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
-        self._lines: collections.deque[str] = collections.deque()
-        self._waiting = threading.Semaphore(0)  # counts the lines; importing queue would take time
-        self._writer = threading.Thread(target=self._write, name="mock_odoo reporter", daemon=True)
-        stream = sys.stdout  # None where there is none, as for a service of Windows
-        self.screen = Screen(stream)
-        if stream is not None:
-            try:
-                descriptor = os.dup(stream.fileno())
-                self._file: IO[Any] = open(descriptor, "wb", buffering=0)  # noqa: SIM115
-                encoding = "utf-8" if as_json else stream.encoding
-                self._encode: Callable[[str], object] = functools.partial(
-                    str.encode, encoding=encoding, errors="backslashreplace"
-                )
-            except (OSError, ValueError):  # in IDLE and the like, there is no descriptor beneath
-                self._file, self._encode = stream, str
-            self._writer.start()
-
-    def _write(self) -> None:
-        while self._waiting.acquire():
-            line = self._lines.popleft()
-            if not line:
-                break
-            try:
-                self._file.write(self._encode(line + os.linesep))
-            except OSError:  # `| head` has ended, or the disk is full
-                pass
-        if self._file is not sys.stdout:
-            self._file.close()
-
-    def say(self, text: str, **fields: object) -> None:
-        """Print the text, or the fields as JSON."""
-        self.print(json_line(fields) if self.as_json else self.screen.fold(text, " - "))
-
-    def print(self, line: str) -> None:
-        if self._writer.is_alive() and len(self._lines) < MAX_LINES:  # else nobody reads
-            self._lines.append(line)
-            self._waiting.release()
-
-    def close(self) -> None:
-        """Write the rest; give up when nobody reads for 0.1 s."""
-        self.print("")
-        left = -1
-        while self._writer.is_alive() and left != len(self._lines):
-            left = len(self._lines)
-            self._writer.join(0.1)
-
-
-# -- The journal
-
-PIPE_PATIENCE = 1.0  # seconds that the reader of a pipe has to make room for a line
+def show(record: Event) -> str:
+    """Such as "12:00:30  503  KKT-001  buffer 6/200 (3.0%)  breaker CLOSED  script: 503"."""
+    script, problem, colour = "", "", 0
+    if "event" in record:
+        word, text = describe_event(record)
+    else:
+        word = record["reply"] + format_delay(float(record.get("delay", 0)))
+        again = record.get("repeats")
+        text = record.get("text", "") + (f"  repeats {again}" if again else "")
+        script = f"  script: {record['script']}" if record.get("script") else ""
+        problem = f"  {record['problem']}" if record.get("problem") else ""
+        colour = OUTCOMES[outcome(record)] if has_colour() else 0
+    line, width = f"{record['time'][11:19]}  {word:<8}  ", terminal_width()
+    # In a narrow terminal, the script gives way first, then blanks, the text, the problem last.
+    if len(line + text.rstrip() + problem) > width:
+        text = re.sub("   +", "  ", text)
+    room = width - len(line + text + problem)
+    line = (line + text + (clip(script, room) if room > 20 else "")).rstrip()
+    line = clip(clip(line, max(32, width - len(problem))) + problem, width)
+    return line.replace(word, f"\x1b[{colour}m{word}\x1b[0m", 1) if colour else line
 
 
 class Journal:
     """A file with a line of JSON for each call and each event.
 
     Each line is written at once, past any buffer, so that it outlives the process. The file stays
-    open, so that a line can be written when descriptors have run out. It may be a named pipe, whose
-    reader must be there; where that reader is slow, lines are dropped. What goes wrong is told
-    once, on standard error; the server goes on.
+    open, so that descriptors cannot run out. What goes wrong is told once; the server goes on.
     """
 
     def __init__(self, path: str, program: str) -> None:
-        self.path = path
-        self._program = program
-        self._has_complained = False
-        self._is_slow = False  # the last line met a full pipe
-        self._is_pipe = False
-        try:
-            self._is_pipe = is_pipe(path)
-            self._is_torn = os.path.isfile(path) and not ends_well(path)  # by a kill, say
-            self._file = open(path, "ab", buffering=0, opener=self._open)  # noqa: SIM115
-        except OSError as error:
-            nobody = self._is_pipe and error.errno == errno.ENXIO
-            reason = "nobody reads this pipe" if nobody else error.strerror
-            raise OSError(error.errno, f"cannot write the journal {path}: {reason}") from None
-
-    def _open(self, path: str, flags: int) -> int:
-        """Open the file; a pipe so that neither this nor a write waits for its reader."""
-        return os.open(path, flags | (os.O_NONBLOCK if self._is_pipe else 0), 0o666)
+        self._path, self._program = path, program
+        self._is_torn = self._has_complained = False
+        self.file: Any = open(path, "a+b", buffering=0)  # noqa: SIM115
+        if self.file.seekable() and self.file.seek(0, os.SEEK_END):
+            self.file.seek(-1, os.SEEK_END)
+            self._is_torn = self.file.read() != b"\n"  # by a kill, say
 
     def add(self, line: str) -> None:
-        data = (b"\n" if self._is_torn else b"") + line.encode() + b"\n"
+        data = ("\n" * self._is_torn + line + "\n").encode()
         try:
-            written = self._write(data)
+            self._is_torn = self.file.write(data) < len(data)
+            trouble = "a line could not be written as a whole" if self._is_torn else None
         except OSError as error:
-            self._complain(f"{error.strerror}")
-            return
-        if written < len(data):
-            self._complain(
-                "its reader is slow, and lines are lost"
-                if self._is_pipe
-                else "a line could not be written as a whole"
-            )
-        self._is_torn = written < len(data) and (written > 0 or self._is_torn)
-
-    def _write(self, data: bytes) -> int:
-        """Write what the file takes, and say how much that was."""
-        written = self._file.write(data) or 0  # None for a full pipe
-        if not self._is_pipe:
-            return written
-        deadline = Clock.now() + (0.0 if self._is_slow else PIPE_PATIENCE)
-        while written < len(data) and self._has_room(deadline - Clock.now()):
-            written += self._file.write(data[written:]) or 0
-        self._is_slow = written < len(data)
-        return written
-
-    def _has_room(self, seconds: float) -> bool:
-        poll = make_poll()
-        poll.register(self._file, select.POLLOUT)
-        return seconds > 0 and bool(poll.poll(seconds * 1000))
-
-    def _complain(self, what: str) -> None:
-        if not self._has_complained:
+            trouble = error.strerror
+        if trouble and not self._has_complained:
             self._has_complained = True
-            print_error(f"{self._program}: journal {self.path}: {what}; the server goes on")
-
-    def close(self) -> None:
-        self._file.close()
+            print_error(self._program, f"journal {self._path}: {trouble}; the server goes on")
 
 
-def is_pipe(path: str) -> bool:
-    import stat
+class Standalone:
+    """A server that tells what comes: it writes the journal, prints, and counts.
 
-    return os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)
+    A thread prints, so that a pipe that nobody reads, or a console in which somebody has selected
+    text, holds up neither a reply nor the end.
+    """
+
+    def __init__(
+        self, args: argparse.Namespace, server_class: type[MockOdooServer], program: str
+    ) -> None:
+        import queue
+
+        self._args = args
+        self._has_begun = False  # until then, events are only written down
+        self._counts: collections.Counter[str] = collections.Counter()
+        self._server = server_class(
+            args.port, args.host, strict=args.strict, max_calls=args.max_calls,
+            ssl_context=make_context(args),
+            on_call=None if args.quiet and not args.journal else self._on_call,
+            on_event=lambda event: self._tell(json_line(event)),
+        )
+        add_routes(self._server.routes, Control(self._server, args.token).routes)
+        self._journal = Journal(args.journal, program) if args.journal else None
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._printer = threading.Thread(target=self._print_lines, daemon=True)
+        self._printer.start()
+
+    def run(self) -> None:
+        """Serve until a signal comes, and say how it was."""
+        with StopSignal() as stop_signal:
+            try:
+                if self._args.script:
+                    self._server.play(self._args.script, self._args.loop)
+                with self._server:
+                    stop_signal.wait()
+                if not self._args.quiet:
+                    self._print_summary()
+            finally:
+                self._lines.put(None)
+                self._printer.join(1.0)  # longer, and nobody reads
+                if self._journal is not None:
+                    self._journal.file.close()
+            if __name__ == "__main__":  # at once: a signal can disturb Python's own end
+                os._exit(0)
+            Clock.sleep(0.2)  # several signals in a row are one wish to end
+
+    def _on_call(self, call: Call) -> None:
+        server = self._server
+        sender, text = ask_user(server.sender, call), ask_user(server.describe_call, call)
+        self._tell(call.to_json(sender=sender, text=text, script=clip(server.script, 200)))
+
+    def _tell(self, line: str) -> None:
+        if self._journal is not None:
+            self._journal.add(line)
+        record = json.loads(line)
+        word = record.get("event") or outcome(record)
+        if word == "start":
+            self._has_begun = True
+            self._print(first_line(self._server), {"listening": record["url"]})
+        elif self._has_begun and word != "stop" and not self._args.quiet:
+            self._counts[word] += 1
+            if word == "reset":
+                self._counts.clear()
+            self._print(show(record), record)
+
+    def _print_summary(self) -> None:
+        """Such as "12 heartbeats received, 3 of 15 calls refused, 1 client left"."""
+        accepted, refused, spoilt, left = (self._counts[word] for word in (*OUTCOMES, "left"))
+        calls = accepted + refused + spoilt
+        text = f"{some(accepted, self._server.noun)} received, {refused} of {calls} calls refused"
+        text += f", {spoilt} spoilt" if spoilt else ""
+        text += f", {some(left, 'client')} left" if left else ""
+        counts = {"heartbeat_count": accepted, "call_count": calls, "refused_count": refused}
+        self._print(text, {**counts, "spoilt_count": spoilt, "left_count": left})
+
+    def _print(self, text: str, record: Event) -> None:
+        if self._lines.qsize() < 10000:  # else nobody reads
+            self._lines.put(json_line(record) if self._args.json else text)
+
+    def _print_lines(self) -> None:
+        for line in iter(self._lines.get, None):
+            try:
+                print_line(line, "utf-8" if self._args.json else None)
+            except (OSError, ValueError):  # `| head` has ended, or the disk is full
+                pass
 
 
-def ends_well(path: str) -> bool:
-    """Is a file empty, or is its last line whole?"""
-    with open(path, "rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-        return file.read() in (b"", b"\n")
+def first_line(server: MockOdooServer) -> str:
+    is_near = server.host == "localhost" or re.fullmatch(LOOPBACK, server.host)
+    network = "" if is_near else " - reachable from the network"
+    line = f"Mock {server.service} on {server.url} - POST {server.endpoint}{network} - Ctrl+C stops"
+    return fold(line, " - ")
 
 
-# -- Reading a journal: a file of any size in little memory, so nothing here keeps the calls
+class Account:
+    """What a journal comes to: the calls and silences of each sender, and the outages.
 
-MAX_LINE = 1 << 24  # bytes of a line; a call's has less
-MAX_SENDERS = 1000  # that are told apart
-LATEST = 1000  # calls, whose clients may still leave
-MAX_OUTAGES = 100  # that are listed, the newest
-SAMPLE = 1000  # intervals that are kept of each sender, the latest
-
-#: What a call's line may do without.
-DEFAULTS: dict[str, Any] = {
-    "delay": 0, "problem": None, "repeats": None, "client": ("?", 0), "query": "", "took": None,
-    "left": None, "headers": {}, "payload": None,
-}
-
-
-class WrittenCall(Call):
-    """A call as a journal has it, so that a server can describe it."""
-
-    payload: Any = None
-    headers: Any = None
-    took = left = None  # its line was written before the end
-
-    def __init__(self, record: dict[str, Any]) -> None:
-        record = {**DEFAULTS, **record}
-        for name in ("number", "received_at", "reply", "accepted", *DEFAULTS):
-            setattr(self, name, record[name])
-        self.number, self.reply, self.delay = int(self.number), str(self.reply), float(self.delay)
-        self.problem = str(self.problem or "")
-        host, port = self.client
-        self.client = str(host), port
-        body = record.get("body", json.dumps(self.payload))  # what is no JSON stands there as text
-        self.body = body.encode("utf-8", "replace")
-        written, self.headers = self.headers, http.client.HTTPMessage()
-        for name in written:
-            self.headers[name] = str(written[name])
-
-
-def read_record(line: bytes) -> dict[str, Any]:
-    """Read a line of a journal; a call is given an `event`, which is "", and `at`."""
-    record = dict(json.loads(line))
-    if "event" not in record:
-        record.update(event="", at=record["received_at"])
-    if not 0 <= record["at"] < 1 << 40:
-        raise ValueError("no time")
-    if not re.match("[0-9-]{10}T[0-9:]{8}", record.get("time", "")):
-        record["time"] = iso_time(record["at"])
-    return record
-
-
-class Sender:
-    """What a journal tells of one sender. The usual interval is the median of the latest 1,000."""
+    A silence ends with the sender's next call, an outage with `up`. A run's end cuts off both.
+    """
 
     def __init__(self) -> None:
-        self.tally = Tally()
-        self._last: tuple[float, str] | None = None  # when it called last in this run
-        self._silence, self._since = 0.0, ""
-        self._intervals: collections.deque[float] = collections.deque(maxlen=SAMPLE)
+        self._counts: dict[str, collections.Counter[str]] = {}  # by sender
+        self._callers: dict[int, str] = {}  # the senders of this run's calls, by number
+        self._since: dict[str, tuple[float, str]] = {}  # what lasts: by sender, "" for an outage
+        #: What has lasted: how many seconds, since when, and whether it was cut off.
+        self._spans: dict[str, list[tuple[float, str, bool]]] = {"": []}
+        self._at = 0.0  # of the last record
 
-    def add(self, call: Call, time: str) -> None:
-        self.tally.add(call)
-        interval = self.end_silence(call.received_at)
-        if interval is not None:
-            self._intervals.append(interval)
-        self._last = call.received_at, time
+    def add(self, record: Event) -> None:
+        word, time = record.get("event"), record["time"][:19].replace("T", " ")
+        at = Clock.datetime.fromisoformat(record["time"]).timestamp()
+        if word is None:
+            name = self._callers[record["number"]] = clip(record["sender"], 40) or "?"
+            self._counts.setdefault(name, collections.Counter())[outcome(record)] += 1
+            self._end(name, at)
+            self._since[name] = at, time
+        elif word == "left" and record["number"] in self._callers:
+            self._counts[self._callers[record["number"]]][word] += 1
+        elif word == "down":
+            self._since.setdefault("", (at, time))
+        elif word == "up":
+            self._end("", at)
+        elif word == "start":
+            self._end_run()
+        if word != "script":  # which stands before the start of its run
+            self._at = at
 
-    def end_silence(self, at: float) -> float | None:
-        """It calls again, or the fake ends: what follows that is no silence of the sender."""
-        last, self._last = self._last, None
-        if last is None or at < last[0]:  # somebody has set the clock back
-            return None
-        silence = at - last[0]
-        if silence > self._silence:
-            self._silence, self._since = silence, date_and_clock(last[1])
-        return silence
+    def _end(self, name: str, at: float, is_cut: bool = False) -> None:
+        since, time = self._since.pop(name, (FOREVER, ""))
+        if at >= since:  # else there was none, or somebody has set the clock back
+            self._spans.setdefault(name, []).append((at - since, time, is_cut))
 
-    def describe(self) -> str:
-        counts = [some(self.tally.calls, "call")]
-        counts += [f"{n} {what}" for what, n in self.tally.outcomes.items()]
-        story = [", ".join([*counts, f"{some(self.tally.left, 'client')} left"])]
-        if self._since:
-            story.append(f"longest silence {seconds(self._silence)}, from {self._since}")
-        if self._intervals:
-            ordered, n = sorted(self._intervals), len(self._intervals)
-            median = (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
-            story.append(f"usually every {seconds(median)}")
-        return "; ".join(story)
+    def _end_run(self) -> None:
+        for name in list(self._since):
+            self._end(name, self._at, is_cut=True)
+        self._callers.clear()
 
+    def lines(self) -> Iterator[str]:
+        """A line for each sender, then for each outage."""
+        self._end_run()
+        wide = max(map(len, self._counts), default=0)
+        for name, counts in self._counts.items():
+            story = some(sum(counts[each] for each in OUTCOMES), "call")
+            story += "".join(f", {counts[each]} {each}" for each in OUTCOMES)
+            left = some(counts["left"], "client")
+            yield f"{name:<{wide}}  {story}, {left} left{self._describe_silences(name)}"
+        for lasted, since, is_cut in self._spans[""]:
+            yield f"outage for {'at least ' if is_cut else ''}{seconds(lasted)}, from {since}"
 
-def date_and_clock(time: str) -> str:
-    return time[:19].replace("T", " ")
+    def _describe_silences(self, name: str) -> str:
+        spans = self._spans.get(name, [])
+        longest, since, _ = max(spans, default=(0.0, "", False))
+        usual = median([lasted for lasted, _, is_cut in spans if not is_cut])
+        story = f"; longest silence {seconds(longest)}, from {since}" if longest else ""
+        return story + (f"; usually every {seconds(usual)}" if usual is not None else "")
 
 
 def seconds(value: float) -> str:
     return f"{value:.1f} s" if value >= 1 else f"{value:.3f} s"
 
 
-class Account:
-    """What a journal comes to: its senders, and its outages.
-
-    Its memory has a limit: it counts, and keeps no calls. Senders past the first 1,000 are counted
-    together, only the newest 100 outages are listed, and the usual interval of a sender is that of
-    its latest 1,000 calls.
-    """
-
-    def __init__(self) -> None:
-        self._senders: dict[str, Sender] = {}
-        self._latest: dict[int, tuple[int, Sender]] = {}  # the latest calls: who sent each
-        self._outages: collections.deque[str] = collections.deque(maxlen=MAX_OUTAGES)
-        self._down: tuple[float, str] | None = None  # since when
-        self._script = Script()
-        self.has_lines = False
-        self._at = 0.0  # of the last line
-        self._heard = 0.0  # of the last line that is no script, which may begin a run
-
-    def add_call(self, name: str, call: Call, time: str) -> str:
-        """Count a call, and return what it left of the script."""
-        if name not in self._senders and len(self._senders) >= MAX_SENDERS:
-            name = "all others"
-        if name not in self._senders:
-            self._senders[name] = Sender()
-        sender = self._senders[name]
-        sender.add(call, time)
-        self._latest[call.number % LATEST] = call.number, sender
-        self._at = self._heard = call.received_at
-        self._script = self._script.next()[1]
-        return str(self._script)
-
-    def add_event(self, event: Event) -> None:
-        word, at = event["event"], event["at"]
-        if word == "start":  # the run before may have been killed
-            is_scripted = self._at > self._heard
-            self._end_run(self._heard, "at least ")
-            self._script = self._script if is_scripted else Script()
-        elif word == "script":
-            self._script = read_or_empty(event)
-        elif word == "reset":
-            self._script = Script()
-        elif word == "down":
-            self._down = self._down or (at, event["time"])
-        elif word == "up":
-            self._end_outage(at)
-        elif word == "stop":
-            self._end_run(at)
-        elif word == "left":
-            number, sender = self._latest.get(event["number"] % LATEST, (0, Sender()))
-            sender.tally.left += number == event["number"]
-        self._at, self._heard = at, self._heard if word == "script" else at
-
-    def _end_run(self, at: float, at_least: str = "") -> None:
-        for sender in self._senders.values():
-            sender.end_silence(at)
-        self._end_outage(at, at_least)
-        self._latest.clear()
-
-    def _end_outage(self, at: float, at_least: str = "") -> None:
-        if self._down is not None:
-            since, time = self._down
-            lasted = at_least + seconds(max(0.0, at - since))
-            self._outages.append(f"outage for {lasted}, from {date_and_clock(time)}")
-        self._down = None
-
-    def close(self) -> list[str]:
-        """The lines at the end: a sender each, then the outages."""
-        self._end_run(self._at, "at least ")
-        names = [shorten(name, 40) for name in self._senders]
-        wide = max(map(len, names), default=0)
-        lines = [
-            f"{name:<{wide}}  {sender.describe()}"
-            for name, sender in zip(names, self._senders.values())
-        ]
-        return [*lines, *self._outages]
-
-
-def read_or_empty(event: Event) -> Script:
-    try:
-        return Script(event["script"], event["loop"])
-    except ValueError:  # from another version
-        return Script()
-
-
-def open_journal(path: str) -> IO[bytes]:
-    """Open a journal to read it, "-" for standard input."""
-    if path == "-":
-        if sys.stdin is None:
-            raise ValueError("cannot read -: there is no standard input")
-        return open(sys.stdin.fileno(), "rb", closefd=False)
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None
-
-
-def journal_lines(file: IO[bytes]) -> Iterator[bytes]:
-    """The lines; of one that is too long for a call, only its beginning."""
-    is_whole = True
-    for piece in iter(functools.partial(file.readline, MAX_LINE), b""):
-        if is_whole:
-            yield piece
-        is_whole = piece.endswith(b"\n")
-
-
-def tell_journal(
-    file: IO[bytes], account: Account, server: MockOdooServer, screen: Screen, program: str
-) -> Iterator[str]:
-    """What the terminal showed, a line each, and each day before its lines."""
-    day = ""
-    for number, line in enumerate(journal_lines(file), 1):
-        try:
-            record = read_record(line)
-            shown = tell_record(record, account, server, screen)
-        except Exception:  # noqa: BLE001 - whatever it holds
-            if line.strip():
-                print_error(f"{program}: line {number} is torn, or no call and no event")
-            continue
-        if record["time"][:10] != day:
-            day = record["time"][:10]
-            yield day
-        yield shown
-
-
-def tell_record(
-    record: dict[str, Any], account: Account, server: MockOdooServer, screen: Screen
-) -> str:
-    account.has_lines = True
-    if record["event"]:
-        shown = screen.show_event(record)
-        account.add_event(record)
-        return shown
-    call, sender = WrittenCall(record), record.get("sender")
-    name = sender if isinstance(sender, str) else ask_user(server.sender, call)
-    script = account.add_call(name, call, record["time"])
-    return screen.show_call(call, record["time"], ask_user(server.describe_call, call), script)
-
-
-def read_journal(path: str, server: MockOdooServer, program: str, is_quiet: bool) -> None:
-    """Print what a journal tells. Ends quietly where its reader, such as `head`, has ended."""
-    screen, account = Screen(sys.stdout), Account()
-    try:
-        with open_journal(path) as file:
-            for line in tell_journal(file, account, server, screen, program):
-                if not is_quiet:
-                    print(line, flush=path == "-")
-        if not is_quiet:
-            print()
-        if not account.has_lines:
-            raise ValueError(f"{path} holds no call and no event")
-        for line in account.close():
-            print(screen.fold(line, "; "))
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except KeyboardInterrupt:
-        pass
-    except OSError as error:
-        # Python would try to write the rest at its end, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if error.errno not in (errno.EPIPE, errno.EINVAL):  # Windows has EINVAL for a closed pipe
-            raise
-
-
-# -- The command line
-
-
-def program_name(server_class: type[MockOdooServer]) -> str:
-    """Such as "mock_odoo"."""
-    return "mock_" + re.sub(r"\W+", "_", server_class.service.lower())
+def read_journal(path: str, program: str, is_quiet: bool) -> None:
+    """Print what the terminal showed, each day before its lines; and what it comes to."""
+    account, day = Account(), ""
+    with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                record = json.loads(line)
+                shown = show(record)
+                account.add(record)
+            except Exception:  # noqa: BLE001 - whatever it holds
+                if line.strip():
+                    print_error(program, f"line {number} is torn, or no call and no event")
+                continue
+            before, day = day, record["time"][:10]
+            if not is_quiet:
+                print_line(shown if day == before else f"{day}{os.linesep}{shown}")
+    if not day:
+        raise ValueError(f"{path} holds no call and no event")
+    for story in account.lines() if is_quiet else ["", *account.lines()]:
+        print_line(fold(story, "; "))
 
 
 def make_parser(server_class: type[MockOdooServer]) -> argparse.ArgumentParser:
     import argparse
 
-    program = program_name(server_class)
-
     class Parser(argparse.ArgumentParser):
         def error(self, message: str) -> NoReturn:
-            print_error(f"{program}: {own_words(message)}")
+            # The library has other words for these.
+            message = re.sub(r"\b(host|port|max_calls)(?= must\b|=0)", r"--\1", message)
+            print_error(self.prog, message.replace("port=0", "port 0").replace("max_c", "max-c"))
             raise SystemExit(2)
 
-        def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-            known, unknown = self.parse_known_args(*args, **kwargs)
-            if unknown:
-                hint = guess_flag(unknown[0], re.findall("--[a-z-]+", self.format_usage()))
-                self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
-            return known
-
-    is_odoo, noun = server_class is MockOdooServer, server_class.noun
-    command = "python -m mock_odoo" if is_odoo else f"python {program}.py"
+    noun, service = server_class.noun, server_class.service
     parser = Parser(
-        prog=command,
+        prog="mock_" + re.sub(r"\W+", "_", service.lower()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"A fake {server_class.service} that answers {noun}s as you tell it.",
-        epilog=make_epilog(command, noun),
+        description=f"A fake {service} that answers {noun}s as you tell it.",
     )
-    add_flags(parser, server_class)
-    return parser
-
-
-def add_flags(parser: argparse.ArgumentParser, server_class: type[MockOdooServer]) -> None:
-    add, noun, port = parser.add_argument, server_class.noun, server_class.default_port
+    parser.epilog = make_epilog(f"python -m {parser.prog}", noun)
+    add = parser.add_argument
     near = "address to listen on (default: %(default)s, this machine only)"
     add("--host", default="127.0.0.1", help=near)
-    add("--port", type=int, default=port, help="port; 0 takes a free one (default: %(default)s)")
+    free = "port; 0 takes a free one (default: %(default)s)"
+    add("--port", type=int, default=server_class.default_port, help=free)
     add("--script", default="", help=f"how to answer, see below; then {noun}s succeed")
     add("--loop", action="store_true", help="start the script again when it has run out")
     add("--strict", action="store_true", help=f"answer 422 to a {noun} that breaks the contract")
@@ -3347,35 +2756,7 @@ def add_flags(parser: argparse.ArgumentParser, server_class: type[MockOdooServer
     add("--max-calls", type=int, default=10000, metavar="N", help=kept)
     add("--quiet", action="store_true", help="only the first line; with --read, only the last ones")
     add("--version", action="version", version=f"mock_odoo {__version__}")
-
-
-def guess_flag(word: str, flags: Sequence[str]) -> str:
-    """What somebody may have meant who wrote a word that means nothing."""
-    if word.startswith("-"):
-        return did_you_mean(word.partition("=")[0], flags)
-    if re.fullmatch("[0-9]{4,5}", word):
-        return f" (did you mean --port {word}?)"
-    try:
-        Script(word)
-    except ValueError:
-        return ""
-    return f' (did you mean --script "{word}"?)'
-
-
-#: What the library calls otherwise than the command line.
-OWN_WORDS = (
-    (r"\bport=0\b", "--port 0"),
-    (r"\bmax_calls\b", "--max-calls"),
-    (r"(^|; )(host|port) must\b", r"\1--\2 must"),
-    (r"call down\(\)", "use the page, or POST /_mock/down"),
-    (r"call up\(\) to end it", "it ends when its time is up"),
-)
-
-
-def own_words(message: str) -> str:
-    for library, ours in OWN_WORDS:
-        message = re.sub(library, ours, message)
-    return message
+    return parser
 
 
 def make_epilog(command: str, noun: str) -> str:
@@ -3406,51 +2787,61 @@ the commonest failures and a field for any script.
 """
 
 
+def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line; refuse words that mean nothing, and flags that miss another."""
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        word, flags = unknown[0], re.findall("--[a-z-]+", parser.format_usage())
+        hint = did_you_mean(word.partition("=")[0], flags)
+        if re.fullmatch("[0-9]{4,5}", word):
+            hint = f" (did you mean --port {word}?)"
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    for flag, other in (("loop", "script"), ("keyfile", "certfile"), ("cafile", "certfile")):
+        if getattr(args, flag) and not (getattr(args, other) or "").strip():
+            parser.error(f"--{flag} goes with --{other}")
+    if args.journal == "-":
+        parser.error("--journal takes a file; for JSON on standard output, use --json")
+    return args
+
+
 def make_context(args: argparse.Namespace) -> ssl.SSLContext | None:
-    """Make the TLS context that the command line asks for; ValueError where it cannot be had."""
+    """Make the TLS context that the command line asks for."""
     if args.certfile is None:
-        for name in ("keyfile", "cafile"):
-            if getattr(args, name) is not None:
-                raise ValueError(f"--{name} goes with --certfile")
         return None
     import ssl
 
+    files = [path for path in (args.certfile, args.keyfile, args.cafile) if path is not None]
+    for path in files:
+        open(path, "rb").close()  # what ssl says of a missing file differs by system
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        for path in filter(None, (args.certfile, args.keyfile)):
-            open(path, "rb").close()  # what ssl says of a missing file differs by system
         # Without a password, it would ask for one at the terminal.
         context.load_cert_chain(args.certfile, args.keyfile, password="")
-    except OSError as error:
-        files = " and ".join(filter(None, (args.certfile, args.keyfile)))
-        raise ValueError(
-            f"cannot use the certificate {files}: {error.strerror or error}; PEM is needed, "
-            "with the key in the same file or in --keyfile"
-        ) from None
-    if args.cafile is not None:
-        try:
+        if args.cafile is not None:
             context.load_verify_locations(args.cafile)
-        except OSError as error:
-            raise ValueError(
-                f"cannot use the certificates {args.cafile}: "
-                f"{error.strerror or error}; PEM is needed"
-            ) from None
-        context.verify_mode = ssl.CERT_REQUIRED
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:
+        raise ValueError(
+            f"cannot use the certificate {' and '.join(files)}: {error.strerror or error}; "
+            "PEM is needed, with the key in the same file or in --keyfile"
+        ) from None
     return context
 
 
-#: What ends a standalone fake. Windows alone has SIGBREAK: Ctrl+Break, or its console was closed.
-STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGBREAK")
-QUIET = 0.2  # seconds without a signal, after which a burst of them is over
+def take_signals(handler: Callable[..., object]) -> dict[int, Any]:
+    """Handle what ends a program; return the handlers before, by the numbers of the signals."""
+    import signal
+
+    names = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last on Windows: Ctrl+Break, a closed console
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    return {number: signal.signal(number, handler) for number in numbers}
 
 
 class StopSignal:
-    """From `with` on, these signals do nothing but end `wait()`.
+    """In this block, signals that end a program do nothing but end `wait()`.
 
-    Outside the main thread, no signal ends it.
-
-    It reads a socket. An Event would not do: under load another thread may take the signal, and on
-    Windows Ctrl+C does not end its wait.
+    Outside the main thread, none ends it. It reads a socket. An Event would not do: under load
+    another thread may take the signal, and on Windows Ctrl+C does not end its wait.
     """
 
     def __enter__(self) -> Self:
@@ -3459,101 +2850,26 @@ class StopSignal:
         self._receiver, self._sender = socket.socketpair()
         self._receiver.setblocking(True)
         self._sender.setblocking(False)
-        self._handlers: list[tuple[int, Any]] = []
+        self._handlers: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             # Set this first, or a signal might get lost. In a full buffer, signals wait already.
             self._wakeup = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
-            numbers = [getattr(signal, name) for name in STOP_SIGNALS if hasattr(signal, name)]
-            self._handlers = [
-                (number, signal.signal(number, lambda *args: None)) for number in numbers
-            ]
+            self._handlers = take_signals(lambda *args: None)
         return self
 
     def wait(self) -> None:
-        numbers = [number for number, _ in self._handlers]
-        while self._receiver.recv(1)[0] not in numbers:  # another signal, of whoever called us
-            pass
-
-    def drain(self) -> None:
-        """Wait until none has come for 0.2 s: several keys pressed in a row are one wish to end."""
-        numbers = [number for number, _ in self._handlers]
-        self._receiver.settimeout(QUIET)
-        deadline = Clock.now() + QUIET
-        try:
-            while Clock.now() < deadline:
-                if self._receiver.recv(1)[0] in numbers:
-                    deadline = Clock.now() + QUIET
-        except OSError:  # time is up
+        while self._receiver.recv(1)[0] not in self._handlers:  # a signal of whoever called us
             pass
 
     def __exit__(self, *exc_info: object) -> None:
         import signal
 
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         if self._handlers:
-            for number, handler in self._handlers:
-                signal.signal(number, handler)
             signal.set_wakeup_fd(self._wakeup)
         self._receiver.close()
         self._sender.close()
-
-
-class Output:
-    """What listens to a standalone server: the journal and the reporter, where they are wanted."""
-
-    def __init__(self, args: argparse.Namespace, program: str) -> None:
-        self.reporter = Reporter(args.json)
-        self.tally = Tally()
-        self.is_quiet: bool = args.quiet
-        self.journal: Journal | None = None
-        self.server: MockOdooServer | None = None
-        self._is_running = False  # until then, events are only written down
-        if args.journal is not None:
-            try:
-                self.journal = Journal(args.journal, program)
-            except OSError:
-                self.close()
-                raise
-
-    def on_call(self, call: Call) -> None:
-        self.tally.add(call)
-        server = self.server
-        if server is None:  # no call comes before the start
-            return
-        as_json = self.reporter.as_json
-        line = call.to_json(sender=ask_user(server.sender, call)) if self.journal or as_json else ""
-        if self.journal is not None:
-            self.journal.add(line)
-        if self.is_quiet:
-            return
-        if not as_json:
-            text, time = ask_user(server.describe_call, call), iso_time(call.received_at)
-            line = self.reporter.screen.show_call(call, time, text, server.script)
-        self.reporter.print(line)
-
-    def on_event(self, event: Event) -> None:
-        if event["event"] == "reset":  # the server begins to count anew
-            self.tally = Tally()
-        self.tally.left += event["event"] == "left"
-        line = json_line(event)
-        if self.journal is not None:
-            self.journal.add(line)
-        if event["event"] == "start" and self.server is not None:  # which comes before any call
-            self._is_running = True
-            self.reporter.say(first_line(self.server), listening=self.server.url)
-        elif self._is_running and event["event"] != "stop" and not self.is_quiet:
-            as_json = self.reporter.as_json
-            self.reporter.print(line if as_json else self.reporter.screen.show_event(event))
-
-    def say_summary(self, noun: str) -> None:
-        accepted, refused, spoilt = self.tally.outcomes.values()
-        fields = {"heartbeat_count": accepted, "call_count": self.tally.calls}
-        fields.update(refused_count=refused, spoilt_count=spoilt, left_count=self.tally.left)
-        self.reporter.say(self.tally.summary(noun), **fields)
-
-    def close(self) -> None:
-        self.reporter.close()
-        if self.journal is not None:
-            self.journal.close()
 
 
 def main(argv: list[str] | None = None, server_class: type[MockOdooServer] = MockOdooServer) -> int:
@@ -3561,100 +2877,23 @@ def main(argv: list[str] | None = None, server_class: type[MockOdooServer] = Moc
 
     `argv` is the command line, `sys.argv[1:]` unless given. `server_class` may be a subclass of
     yours, which then has the whole command line. Where it cannot run, one line and SystemExit(2).
-    Signals that come within 0.2 s of each other are one, so none of them reaches your program.
+    Signals that come within 0.2 s of its end are one with the first: none reaches your program.
     """
-    with StopSignal() as stop_signal:
-        parser = make_parser(server_class)
-        args = parser.parse_args(argv)
-        if args.read is None:
-            run(args, parser, server_class, stop_signal)
-            if __name__ == "__main__":  # else the process is not ours to end
-                leave()
-            stop_signal.drain()
-    if args.read is not None:  # which any signal may end at once
-        try:
-            server = server_class(args.port, args.host)
-            read_journal(args.read, server, program_name(server_class), args.quiet)
-        except (OSError, ValueError) as error:
-            parser.error(getattr(error, "strerror", None) or str(error))
+    parser = make_parser(server_class)
+    args = parse(parser, argv)
+    try:
+        if args.read is not None:
+            read_journal(args.read, parser.prog, args.quiet)
+        else:
+            Standalone(args, server_class, parser.prog).run()
+    except (BrokenPipeError, KeyboardInterrupt):  # `--read | head` has ended, or was ended
+        pass
+    except OSError as error:
+        place = "" if error.filename is None else f"cannot open {error.filename}: "
+        parser.error(f"{place}{error.strerror or error}")
+    except (RuntimeError, ValueError) as error:
+        parser.error(str(error))
     return 0
-
-
-def run(
-    args: argparse.Namespace,
-    parser: argparse.ArgumentParser,
-    server_class: type[MockOdooServer],
-    stop_signal: StopSignal,
-) -> None:
-    """Run a fake until a signal comes, and say how it was."""
-    output = None
-    try:
-        check_flags(args)
-        output = Output(args, program_name(server_class))
-        server = make_server(args, server_class, output)
-        server.start()
-    except (OSError, ValueError) as error:
-        if output is not None:
-            output.close()
-        parser.error(getattr(error, "strerror", None) or str(error))
-    try:
-        stop_signal.wait()
-    finally:
-        try:
-            server.stop()
-        except RuntimeError as error:  # a function of a subclass hangs
-            print_error(f"{program_name(server_class)}: {error}")
-    if not args.quiet:
-        output.say_summary(server.noun)
-    output.close()
-
-
-def check_flags(args: argparse.Namespace) -> None:
-    """Refuse flags that do not go together."""
-    if args.loop and not args.script.strip():
-        raise ValueError("--loop goes with --script")
-    if args.journal == "-":
-        raise ValueError("--journal takes a file; for lines of JSON on standard output, use --json")
-
-
-def make_server(
-    args: argparse.Namespace, server_class: type[MockOdooServer], output: Output
-) -> MockOdooServer:
-    is_heard = not args.quiet or output.journal is not None
-    server = server_class(
-        args.port,
-        args.host,
-        strict=args.strict,
-        ssl_context=make_context(args),
-        max_calls=args.max_calls,
-        on_call=output.on_call if is_heard else None,
-        on_event=output.on_event,
-    )
-    add_routes(server.routes, Control(server, args.token).routes)
-    if args.script:
-        server.play(args.script, args.loop)
-    output.server = server
-    return server
-
-
-def first_line(server: MockOdooServer) -> str:
-    is_near = server.host == "localhost" or re.fullmatch(LOOPBACK, server.host)
-    network = "" if is_near else " - reachable from the network"
-    return f"Mock {server.service} on {server.url} - POST {server.endpoint}{network} - Ctrl+C stops"
-
-
-def leave() -> NoReturn:
-    """End the process with success, at once, while signals still do nothing.
-
-    A signal during Python's own end can crash it, or print a traceback.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None:
-                stream.flush()
-        except (OSError, ValueError):  # nobody reads it any more
-            pass
-    os._exit(0)
 
 
 # ------------------------------------------------------------------------------------------
@@ -3871,8 +3110,7 @@ def parse_int(text: str) -> int:
     return int(text)
 
 
-DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_float=parse_float)
-CAREFUL_DECODER = json.JSONDecoder(
+DECODER = json.JSONDecoder(
     parse_constant=refuse_constant, parse_float=parse_float, parse_int=parse_int
 )
 
@@ -3891,9 +3129,8 @@ def parse_json(body: bytes) -> Any:
         )
     if text.count("[") + text.count("{") > MAX_DEPTH and depth(text) > MAX_DEPTH:
         raise ValueError(f"the body is nested deeper than {MAX_DEPTH} levels")
-    is_long = len(text) > MAX_DIGITS  # then the slow decoder must count the digits
     try:
-        return (CAREFUL_DECODER if is_long else DECODER).decode(text)
+        return DECODER.decode(text)
     except ValueError as error:
         raise ValueError(f"the body is not JSON: {error}") from None
 
@@ -3931,7 +3168,7 @@ READABLE = getattr(select, "POLLIN", 1)
 HUNG_UP: int = getattr(select, "POLLRDHUP", 0)  # Linux alone has it
 if type(make_poll) is not type(len):  # gevent's, which does not know it
     HUNG_UP = 0
-GLANCE = 0.05  # seconds between looks whether a client has left, on other systems
+GLANCE = 0.05  # seconds between looks whether a client has left
 OWN = threading.local()
 
 
@@ -3941,49 +3178,49 @@ def current_task() -> Task | None:
 
 
 class Signal:
-    """Given once, it ends one wait. (The methods of threading.Event are what tests patch.)"""
+    """Given once, it ends every wait. (The methods of threading.Event are what tests patch.)"""
 
     def __init__(self) -> None:
+        self.is_given = False
         self._lock = Lock()
         self._lock.acquire()
 
     def give(self) -> None:
+        self.is_given = True
         try:
             self._lock.release()
-        except RuntimeError:  # it is given already
+        except RuntimeError:  # it is free already
             pass
 
     def wait(self, timeout: float = -1) -> bool:
         """Wait until it is given; False when the time is up."""
-        return self._lock.acquire(timeout=timeout)
+        try:
+            if not self.is_given:
+                self._lock.acquire(timeout=timeout)
+        finally:
+            if self.is_given:
+                self.give()  # to others who wait
+        return self.is_given
 
 
 class Task:
-    """A thread of a fake. It never keeps the process from ending.
+    """A thread of a fake, which begins at once. It never keeps the process from ending.
 
     It is no threading.Thread, as such a thread's start() waits on an Event, whose methods tests
     patch, and hangs at the interpreter's end. But threading knows it, by its name, while it lives.
+    Raises RuntimeError where the system has no thread left.
     """
 
     doing: str | None = None  # the user's function that it is in
 
     def __init__(self, name: str, function: Callable[[], object]) -> None:
         self.name = name
+        self.ended = Signal()
         self._function = function
-        self._has_begun = self._has_ended = False
-        self._end = Signal()
-
-    def start(self) -> None:
-        """Begin; RuntimeError where the system has no thread left."""
         start_new_thread(self._run, ())
-        self._has_begun = True
-
-    def is_alive(self) -> bool:
-        return self._has_begun and not self._has_ended
 
     def _run(self) -> None:
         try:
-            self._has_begun = True  # start() may have been interrupted
             OWN.task = self
             self._introduce()
             self._function()
@@ -3991,8 +3228,7 @@ class Task:
             log_bug(f"{self.name} failed")
         finally:
             getattr(threading, "_active", {}).pop(_thread.get_ident(), None)
-            self._has_ended = True
-            self._end.give()
+            self.ended.give()
 
     def _introduce(self) -> None:
         """Tell threading our name, and let coverage and debuggers see the user's functions."""
@@ -4004,96 +3240,38 @@ class Task:
         except Exception:  # noqa: BLE001, S110 - it is patched
             pass
 
-    def join(self, timeout: float) -> bool:
-        """Wait for its end; False when the time is up."""
-        if self.is_alive() and self._end.wait(timeout):
-            self._end.give()  # to others who wait
-        return not self.is_alive()
 
-
-class Bell:
-    """Wakes those who wait for a change. Each waits for a signal of their own."""
-
-    def __init__(self) -> None:
-        self._waiting: list[Signal] = []
-
-    def ring(self) -> None:
-        """Make all who wait look again."""
-        try:
-            for _ in range(len(self._waiting)):  # and not those who wait again
-                self._waiting.pop().give()
-        except IndexError:  # another thread rings, too
-            pass
-
-    def wait(self, has_come: Callable[[], bool], timeout: float) -> None:
-        """Wait until the change has come, until somebody rings, or until the time is up."""
-        mine = Signal()
-        self._waiting.append(mine)
-        try:
-            if not has_come():  # it may have come before we were on the list
-                mine.wait(min(timeout, MAX_SECONDS))
-        finally:
-            try:
-                self._waiting.remove(mine)
-            except ValueError:  # taken off the list, to be released
-                pass
-
-
-def wait_readable(sockets: Sequence[Any], seconds: float | None = None) -> bool:
-    """Wait until one of the sockets can be read; False when the time is up."""
+def wait_readable(
+    connections: Sequence[Any], seconds: float | None = None, event: int = READABLE
+) -> bool:
+    """Wait for an event, which `select` has no choice of; False when the time is up."""
     if make_poll is None:
-        return bool(select_now(sockets, [], [], seconds)[0])
+        return bool(select_now(connections, [], [], seconds)[0])
     poll = make_poll()
-    for each in sockets:
-        poll.register(each, READABLE)
+    for each in connections:
+        poll.register(each, event)
     return bool(poll.poll(None if seconds is None else seconds * 1000))
 
 
-class Waker:
+def make_waker() -> Any:
     """A socket that is connected to itself: what is sent there wakes whoever looks at it."""
-
-    def __init__(self) -> None:
-        self._socket = Socket(socket.AF_INET, socket.SOCK_DGRAM)
-        try:
-            self._socket.setblocking(False)
-            self._socket.bind(("127.0.0.1", 0))
-            self._socket.connect(self._socket.getsockname())
-        except OSError:
-            self._socket.close()
-            raise
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def wake(self) -> None:
-        """Wake it for good: what is sent is never read."""
-        try:
-            self._socket.send(b"!")
-        except OSError:  # it is closed, or awake
-            pass
-
-    def close(self) -> None:
-        self._socket.close()
+    waker = Socket(socket.AF_INET, socket.SOCK_DGRAM)
+    waker.bind(("127.0.0.1", 0))
+    waker.connect(waker.getsockname())
+    return waker
 
 
-def has_left(connection: Any, seconds: float = 0.0, waker: Waker | None = None) -> bool:
-    """Wait up to `seconds` for the client to close its half, perhaps less. True if it has.
+def has_left(connection: Any, seconds: float = 0.0) -> bool:
+    """Wait up to `seconds`, but 50 ms at most, for the client to close its half. True if it has.
 
     Elsewhere than on Linux, bytes that wait to be read hide that.
     """
-    if waker is None:
-        seconds = min(seconds, GLANCE)
+    seconds = min(seconds, GLANCE)
     try:
-        if HUNG_UP:
-            poll = make_poll()
-            poll.register(connection, HUNG_UP)
-            if waker is not None:
-                poll.register(waker, READABLE)
-            ready = poll.poll(min(seconds, MAX_SECONDS) * 1000)
-            return any(event & ~READABLE for _, event in ready)
-        if not wait_readable([connection], seconds):
+        if not wait_readable([connection], seconds, HUNG_UP or READABLE):
             return False
-        if not Socket.recv(connection, 1, socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)):
+        peek = socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)
+        if HUNG_UP or not Socket.recv(connection, 1, peek):
             return True
     except BlockingIOError:  # its own thread was faster
         return False
@@ -4115,16 +3293,12 @@ def page_policy() -> str:
     import base64
     import hashlib
 
-    def source(tag: str) -> str:
+    policy = "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'"
+    for tag in ("style", "script"):
         text = PAGE.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        return f"{tag}-src 'sha256-{digest}'"
-
-    return (
-        f"default-src 'none'; {source('style')}; {source('script')}; "
-        "connect-src 'self'; img-src data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
+        policy += f"; {tag}-src 'sha256-{digest}'"
+    return policy + "; form-action 'none'; frame-ancestors 'none'"
 
 
 PAGE = r"""<!DOCTYPE html>
@@ -4136,86 +3310,74 @@ PAGE = r"""<!DOCTYPE html>
 <title>mock_odoo</title>
 <style>
 :root {
-  color-scheme: light dark; --paper: #fff; --ink: #000; --line: rgba(136, 136, 136, .3);
-  --shade: rgba(179, 38, 30, .18); --good: #176f2c; --poor: #8a5a00; --bad: #b3261e;
-  --level: #2b62b8;
+  color-scheme: light dark; --paper: #fff; --ink: #000; --faint: #444; --level: #2b62b8;
+  --good: #176f2c; --poor: #8a5a00; --bad: #b3261e;
+  --line: rgba(136, 136, 136, .3); --shade: rgba(200, 50, 40, .2);
 }
 @media (prefers-color-scheme: dark) {
   :root {
-    --paper: #121212; --ink: #fff; --shade: rgba(255, 138, 128, .22); --good: #6fd08c;
-    --poor: #f0b849; --bad: #ff8a80; --level: #8ab4f8;
+    --paper: #121212; --ink: #fff; --faint: #bbb; --level: #8ab4f8;
+    --good: #6fd08c; --poor: #f0b849; --bad: #ff8a80;
   }
 }
 .up, .accepted { --kind: var(--good); } .scripted, .down, .refused { --kind: var(--poor); }
 .gone, .spoilt, .late, #error { --kind: var(--bad); } .level { --kind: var(--level); }
-h1 span, i, .late, .label, .problem, #error { color: var(--kind); }
-[hidden], li span:empty { display: none !important; }
+h1, small span, .late, .label, .problem, #error { color: var(--kind, inherit); }
+[hidden], #calls span:empty { display: none !important; }
 body {
   font: 1rem/1.4 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   word-wrap: break-word; max-width: 64rem; margin: 0 auto; padding: .5rem 1rem;
 }
-h1 { font-size: 1.3rem; margin: 0; } h2 { font-size: 1rem; margin: .3rem 0; }
-small { display: block; opacity: .75; }
-.row, .box, figcaption, li { display: flex; flex-wrap: wrap; align-items: center; }
-.row { margin: 0 -.2rem; } .row > * { margin: .2rem; } .row h2 { flex: 1; }
-button, input, .box { font: inherit; color: inherit; min-height: 2.5rem; box-sizing: border-box; }
-button, input {
+h1 { font-size: 1.3rem; margin: 0; } h2 { font-size: 1rem; margin: 0; }
+small { display: block; } small, .number { color: var(--faint); }
+fieldset { border: 0; margin: 0; padding: 0; min-width: 0; } fieldset[disabled] { opacity: .5; }
+#modes { display: grid; grid-template-columns: repeat(5, 1fr); grid-gap: .4rem; margin: .6rem 0; }
+@media (max-width: 44rem) { #modes { grid-template-columns: 1fr 1fr; } }
+.row, label, #modes h2, li { display: flex; flex-wrap: wrap; align-items: center; }
+.row { margin: 0 -.2rem; } .row > * { margin: .2rem; } .row > details { margin-left: auto; }
+button, input, summary, label { min-height: 2.5rem; font: inherit; color: inherit; }
+button, input, summary {
   background: rgba(136, 136, 136, .13); border: 1px solid var(--line); border-radius: .4rem;
-  padding: 0 .6rem;
+  padding: 0 .6rem; box-sizing: border-box;
 }
-#modes button { flex: auto; }
 button[aria-pressed=true] { box-shadow: inset 0 0 0 3px var(--level); }
-#forget { min-width: 9.5rem; } #sure { flex: 1 1 100%; }
 input { flex: 1 1 6rem; min-width: 0; font-family: monospace; }
 input::placeholder { color: inherit; opacity: .75; }
-.box input { flex: none; width: 1.5rem; margin: 0 .4rem 0 0; }
-figure { margin: .4rem 0; } figcaption { font-size: .85rem; } i { font-style: normal; }
-figcaption span { margin-right: 1rem; }
-.outage { background: var(--shade); padding: 0 .3rem; }
-svg { display: block; width: 100%; font-size: 11px; }
-svg text { fill: currentColor; opacity: .75; text-anchor: middle; }
-svg .name { text-anchor: start; } svg line { stroke: var(--line); }
-svg rect { fill: var(--shade); } svg path { fill: var(--kind); }
-svg .level { stroke: var(--kind); stroke-width: 1.5; fill-opacity: .2; }
-#senders { min-height: 1.4rem; }
+[type=checkbox] { flex: none; width: 1.5rem; margin: 0 .4rem 0 0; }
+summary { line-height: 2.4rem; cursor: pointer; } summary + button { margin-top: .4rem; }
+#overview { max-height: 50vh; overflow-y: auto; }  /* else many senders hide the buttons */
+#strip { display: block; width: 100%; margin-top: .4rem; font-size: 11px; }
+#strip text { fill: var(--faint); text-anchor: middle; } #strip .name { text-anchor: start; }
+#strip .mark { fill: var(--kind); } #strip line { stroke: var(--line); }
+#strip .level { fill: var(--kind); fill-opacity: .2; stroke: var(--kind); stroke-width: 1.5; }
+#strip rect { fill: var(--shade); } .outage { background: var(--shade); padding: 0 .3rem; }
 ul, ol { list-style: none; margin: .2rem 0; padding: 0; font-variant-numeric: tabular-nums; }
-li span { margin-right: .7rem; min-width: 0; unicode-bidi: isolate; }
+small span { margin-right: .6rem; white-space: nowrap; }
+li span { margin-right: .8rem; min-width: 0; unicode-bidi: isolate; }
 #calls li { padding: .2rem 0; border-top: 1px solid var(--line); }
+.sender, .late, .label { font-weight: bold; } .sender, .label { white-space: nowrap; }
 .sender { max-width: 16rem; overflow: hidden; text-overflow: ellipsis; }
-.sender, .late, .label { font-weight: bold; }
-#left, .sender, .label { white-space: nowrap; }
-.label { min-width: 5.5rem; } .number { min-width: 2.2rem; opacity: .75; }
-.problem { flex-basis: 100%; }
-@media (min-width: 44rem) {
-  #columns { display: grid; grid-template-columns: 17.5rem minmax(0, 1fr); grid-gap: 0 1.5rem; }
-  #steer { position: sticky; top: 0; align-self: start; }
-  #senders { max-height: 9rem; overflow-y: auto; }
-}
+#calls .label, #senders .sender { min-width: 5.5rem; } .number { min-width: 2.6rem; }
+#senders { min-height: 1.4rem; } .last { min-width: 18.5rem; } .problem { flex-basis: 100%; }
+#error { position: sticky; bottom: 0; background: var(--paper); }
 </style>
 </head>
 <body>
-<h1><span id="state" role="status">This page needs a newer browser</span>
-<span id="left" role="timer"></span></h1>
-<form class="row" id="login" hidden>
+<h1 id="state" role="status">This page needs a newer browser</h1>
+<form id="login" class="row" hidden>
 <label for="token">Token</label>
 <input type="password" id="token" autocomplete="current-password" aria-describedby="error">
 <button>Open</button>
 </form>
-<div id="error" role="alert"></div>
 <main id="main">
-<small id="counts"></small><small id="unmatched"></small>
-<ul id="senders"></ul>
-<figure id="timeline"><svg id="strip" role="img"></svg><figcaption>
-<span class="accepted"><i>&#9679;</i> accepted</span>
-<span class="refused"><i>&#9650;</i> refused</span>
-<span class="spoilt"><i>&#10006;</i> spoilt</span>
-<span class="outage">outage</span>
-<span class="level" id="level"><i>&#9473;</i> buffer, 0 to 100%</span>
-</figcaption></figure>
-<div id="columns">
-<section id="steer">
-<h2 id="service">The fake is</h2>
-<div class="row" id="modes">
+<small id="counts"></small> <small id="unmatched"></small>
+<div id="overview"><ul id="senders"></ul>
+<svg id="strip" role="img" aria-labelledby="counts"></svg></div>
+<small><span class="accepted">&#9679; accepted</span> <span class="refused">&#9650; refused</span>
+<span class="spoilt">&#10006; spoilt</span> <span class="outage">outage</span>
+<span class="level" id="level">&#9473; buffer</span></small>
+<fieldset id="steer">
+<div id="modes"><h2 id="service">The fake is</h2>
 <button data-script="">all well</button>
 <button data-script="503*3">failing 3 times</button>
 <button data-script="503*">failing for ever</button>
@@ -4224,436 +3386,281 @@ li span { margin-right: .7rem; min-width: 0; unicode-bidi: isolate; }
 <button data-script="stall*">stalling</button>
 <button data-script="reset*">resetting</button>
 <button data-script="expired*">session expired</button>
-<button id="down" data-seconds="10">out for 10 s</button>
-</div>
+<button id="down" data-seconds="10">out for 10 s</button></div>
+<form id="play" class="row">
 <h2><label for="script">Script</label></h2>
-<form class="row" id="play">
 <input type="text" id="script" placeholder="503*2, ok@6s" autocomplete="off"
  autocapitalize="off" spellcheck="false" aria-describedby="error">
-<label class="box"><input type="checkbox" id="loop"> loop</label>
+<label><input type="checkbox" id="loop"> loop</label>
 <button>Play</button>
 </form>
-</section>
-<section>
-<div class="row" id="memory">
-<h2 id="noun">Calls, the newest first</h2>
-<button id="forget">Forget everything</button>
-<button id="sure" hidden>Forget all calls, and the script</button>
-</div>
+<div class="row"><h2 id="noun"></h2>
+<details id="forget"><summary>Forget everything</summary>
+<button id="sure">Forget all calls, and the script</button></details></div>
+</fieldset>
 <ol id="calls"></ol>
-</section></div>
-<small id="version"></small>
 </main>
+<div id="error" role="alert"></div>
 
 <script>
 "use strict";  // and nothing that is newer than Chromium 60 and Firefox 60
-const NO_ANSWER = "No answer: an outage, or the fake was stopped";
 const KEPT = 100;  // calls
-let calls = [], events = [];  // the newest, oldest first
-let state = {service: "The fake", noun: "call", script: "", senders: []};  // as last heard
-let heard = 0, clockThen = 0;  // when that was, by the page's stopwatch and by the fake's clock
-let lost = false;  // is the fake out of reach?
-let outageStart = 0, outageEnd = 0;  // of the outage that was asked for here, in milliseconds
-let token = remember("");
+let state = {service: "The fake", noun: "call", unmatched: [], senders: []};
+let calls = [], events = [];  // oldest first
+let heard = 0, clockThen = 0;  // when these were told: by the page's stopwatch, by the fake's clock
+let lost = true, locked = false;  // does nobody answer; or only to the token?
+let outageEnd = 0;  // of the outage that was asked for here, in milliseconds
+let token = "";
+try { token = sessionStorage.token || ""; } catch (error) { /* a browser that keeps nothing */ }
 
 const at = id => document.getElementById(id);
-const newest = () => calls[calls.length - 1] || {number: 0};
+const modes = Array.from(document.querySelectorAll("#modes button"));
 const now = () => clockThen + (performance.now() - heard) / 1000;
 const isOutage = () => lost && outageEnd > Date.now() - 3000;  // it may end a little late
+const isLate = ({last_at, interval}) =>
+  !lost && interval !== null && now() - last_at > Math.max(2, 2 * interval);
 
 // Words
 
 const MARKS = {accepted: "\u25cf", refused: "\u25b2", spoilt: "\u2716"};
 const HIDDEN = /[\0-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
-const safe = words => String(words).replace(HIDDEN, "\ufffd");  // it could turn round what follows
-const many = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
+const safe = words => words.replace(HIDDEN, "\ufffd");  // it could turn round what follows
 const clock = seconds => new Date(Math.round(seconds * 1000)).toTimeString().slice(0, 8);
 const kindOf = call =>
   call.accepted ? "accepted" : /^[0-9]+$/.test(call.reply) ? "refused" : "spoilt";
 
-function label(call) {  // as a script has it: ok@250ms
-  if (!call.delay) return call.reply;
-  const whole = Number.isInteger(call.delay), number = whole ? call.delay : call.delay * 1000;
-  return `${call.reply}@${number.toFixed(6).replace(/[.]?0+$/, "")}${whole ? "s" : "ms"}`;
-}
-
 function duration(seconds) {
-  const [size, unit] = [[86400, "days"], [3600, "h"], [60, "min"], [1, "s"]]
+  const [size, unit] = [[86400, "days"], [3600, "h"], [60, "min"]]
     .find(([size]) => seconds >= 2 * size) || [1, "s"];
-  const number = seconds / size;
-  return `${number < 10 ? Number(number.toPrecision(2)) : Math.round(number)} ${unit}`;
+  return `${Math.round(seconds / size * 10) / 10} ${unit}`;
 }
 
-function text(value) {
-  const words = typeof value === "string" ? value : JSON.stringify(value);
-  return words === undefined ? "?" : words.slice(0, 60);
-}
-
-function fill(item, kind, parts) {  // only what has changed, or a selection would be lost
-  if (item.className !== kind) item.className = item.title = kind;
-  parts.forEach(([name, given], index) => {
-    const words = safe(given || "");
-    const part = item.children[index] || item.appendChild(document.createElement("span"));
-    part.className = name;
-    if (part.textContent !== words) part.textContent = part.title = words;
-  });
-}
-
-// What is said above the strip
-
-function plays({noun, script, loop}) {
+function headline() {  // its kind, and its words
+  const {service, noun, script, loop} = state;
+  if (locked) return ["gone", "This fake asks for the token that it was started with"];
+  if (isOutage()) return ["down", `${service} is down until ${clock(outageEnd / 1000)}`];
+  if (lost) return ["gone", "No answer: an outage, or the fake was stopped"];
+  if (/^(ok([*][0-9]*)?(, |$))*$/.test(script)) return ["up", `${service} is up`];
   const isOne = loop ? !script.includes(",") : /^[^,*]*[*]$/.test(script);
   const every = !isOne ? "" : /^[345]/.test(script) ? `refuses every ${noun}`
     : /^(ok|drip)/.test(script) ? `answers every ${noun} late`
     : /^[a-z]/.test(script) ? "spoils every answer" : "";
-  return (every ? `${every} (${script})` : `plays ${script}`) + (loop ? " in a loop" : "");
+  const words = every ? `${every} (${script})` : `plays ${script}`;
+  return ["scripted", `${service} ${words}${loop ? " in a loop" : ""}`];
 }
 
-function tell(kind, words, left = "") {
-  at("state").className = at("left").className = kind;
-  at("left").textContent = left;  // apart, or a screen reader would count along
-  if (at("state").textContent !== words) at("state").textContent = words;
+// Putting them onto the page: whatever clients send is only ever set as text
+
+function say(element, given) {  // only what has changed, or a selection would be lost
+  const words = safe(given || "");
+  if (element.textContent !== words) element.textContent = words;
 }
 
-function tick() {
-  const {service, script} = state, left = Math.ceil((outageEnd - Date.now()) / 1000);
-  if (isOutage()) tell("down", `${service} is down`, `for ${Math.max(1, left)} s more`);
-  else if (lost) tell("gone", NO_ANSWER);
-  else if (/^(ok[*])?$/.test(script)) tell("up", `${service} is up`);
-  else tell("scripted", safe(`${service} ${plays(state)}`));
-  for (const button of document.querySelectorAll("#modes button")) {
-    button.setAttribute("aria-pressed", String(isOn(button)));
-  }
-  showSenders();
-  if (!at("strip").matches(":hover")) draw();  // or the marks' titles would never be seen
-}
-
-function isOn(button) {
-  if (button === at("down") || lost) return button === at("down") && isOutage();
-  const loops = "loop" in button.dataset, all = steps(button.dataset.script);
-  const left = steps(state.script);  // of a loop it may begin anywhere
-  if (loops !== Boolean(state.loop)) return false;
-  return loops ? left.length === all.length && (all + all).includes(left) : all.endsWith(left);
-}
-
-function steps(script) {  // ",ok,503,503" for "ok, 503*2"
-  return script.split(", ").map(step => {
-    const [word, times] = step.split("*");
-    return times === "" ? "," + step : ("," + word).repeat(Math.min(times || 1, KEPT));
-  }).join("");
-}
-
-function isLate({last_at, interval}) {
-  return !lost && interval !== null && now() - last_at > Math.max(2, 2 * interval);
-}
-
-function showSenders() {  // who is late stands first
-  const list = at("senders"), inTime = state.senders.filter(sender => !isLate(sender));
-  const senders = state.senders.filter(isLate).concat(inTime);
-  while (list.children.length > senders.length) list.lastChild.remove();
-  senders.forEach((one, index) => {
-    const {sender, last_at, interval} = one, silent = Math.max(0, now() - last_at);
-    const usual = interval === null ? "" : ` (usually every ${duration(interval)})`;
-    const [call] = calls.filter(call => call.sender === sender).slice(-1);
-    const {buffer_status: buffer, circuit_breaker: breaker} = call && call.payload || {};
-    const {current_queued: queued, total_capacity: capacity, percent_full: percent} = buffer || {};
-    fill(list.children[index] || list.appendChild(document.createElement("li")), "", [
-      ["sender", sender],
-      ["last", `last ${duration(Math.floor(silent))} ago${usual}`],
-      ["late", isLate(one) && "LATE"],
-      ["buffer", buffer && `buffer ${text(queued)}/${text(capacity)} (${text(percent)}%)`],
-      ["breaker", breaker && `breaker ${text(breaker.state)}`],
-    ]);
-  });
-}
-
-// The strip: calls that come close together pile up; each sender's buffer has a band below
-
-const SHAPES = {  // one pixel wide, around 0, 0
-  accepted: "M-.42 0a.42.42 0 1 0 .84 0a.42.42 0 1 0-.84 0",
-  refused: "M0-.5L.55.45H-.55Z",
-  spoilt: "M-.5-.3L-.3-.5 0-.2 .3-.5 .5-.3 .2 0 .5.3 .3.5 0 .2-.3.5-.5.3-.2 0Z",
-};
-const STEPS = [.1, .2, .5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 21600];
-const MARGIN = 8, HEIGHT = 124;  // pixels; the height is that with one buffer or none
-
-function draw() {
-  const width = at("timeline").clientWidth, {noun} = state, bands = findBands();
-  const height = bands.length < 2 ? 32 : Math.min(18, 72 / bands.length);  // of one band
-  const base = bands.length ? HEIGHT - 40 : HEIGHT;
-  const floor = bands.length ? base + 8 + height * bands.length : base;
-  const times = calls.map(call => call.received_at), isAll = !calls.length || calls[0].number === 1;
-  const spans = outages(), begins = isAll ? spans.map(([from]) => from) : [];
-  const first = Math.min(...times, ...begins), last = Math.max(first + 2, now(), ...times);
-  const x = time => MARGIN + (time - first) / (last - first) * (width - 2 * MARGIN);
-  const seen = spans.filter(([, to]) => to > first);
-  at("strip").textContent = "";
-  at("strip").setAttribute("height", floor + 22);
-  at("strip").setAttribute("aria-label", describe(Math.max(...times) - first, seen.length));
-  at("level").hidden = calls.length > 0 && !bands.length;
-  if (!calls.length) put("text", {x: width / 2, y: base - 8}, `No ${noun} yet`);
-  if (first === Infinity) return;
-  for (const [from, to] of seen) {
-    const left = x(Math.max(from, first)), width = Math.max(3, x(to) - left);
-    put("rect", {x: left, width, y: 0, height: floor});
-  }
-  drawTicks(first, last, width, floor, x);
-  put("line", {x1: 0, x2: width, y1: base, y2: base});
-  bands.forEach((own, index) => {
-    drawBuffer(own, base + 8 + height * (index + 1), height - 2, x, x(last));
-    const name = safe(own[0].sender.replace(/^(.{20}).{3,}/, "$1\u2026"));
-    const place = {class: "name", x: 0, y: base + 17 + height * index};
-    if (bands.length > 1 && height >= 12) put("text", place, name);
-  });
-  const gaps = times.slice(1).map((time, index) => time - times[index]).sort((a, b) => a - b);
-  const beside = x(first + (gaps[gaps.length >> 1] || 0)) - x(first);  // the usual gap
-  drawCalls(x, base, Math.max(3.5, Math.min(10, beside > 3 ? beside : width / calls.length)));
-}
-
-const percentOf = call => ((call.payload || {}).buffer_status || {}).percent_full;
-
-function findBands() {  // for each sender, the calls that tell of a buffer
-  const bands = new Map();
-  for (const call of calls) if (typeof percentOf(call) === "number") {
-    bands.set(call.sender, (bands.get(call.sender) || []).concat(call));
-  }
-  return Array.from(bands.values());
-}
-
-function put(tag, attributes, words = "", parent = at("strip")) {
-  const element = document.createElementNS(at("strip").namespaceURI, tag);
+function put(parent, tag, attributes, words = "") {
+  const element = document.createElementNS(parent.namespaceURI, tag);
   for (const name in attributes) element.setAttribute(name, attributes[name]);
-  element.textContent = words;
+  say(element, words);
   return parent.appendChild(element);
 }
 
-function outages() {
-  const spans = [];
-  let since = null;
-  for (const event of events) {
-    if (since === null && /^(down|stop)$/.test(event.event)) since = event.at;
-    if (since !== null && /^(up|start)$/.test(event.event)) {
-      spans.push([since, event.at]);
-      since = null;
-    }
+function list(parent, rows) {  // each with its kind, and its cells by name
+  while (parent.children.length > rows.length) parent.lastChild.remove();
+  rows.forEach(({kind = "", ...cells}, index) => {
+    const row = parent.children[index] || put(parent, "li");
+    row.className = row.title = kind;
+    Object.keys(cells).forEach((name, column) => {
+      const cell = row.children[column] || put(row, "span", {class: name});
+      say(cell, cells[name]);
+      cell.title = cell.textContent;
+    });
+  });
+}
+
+function senderRow(one) {
+  const usual = one.interval === null ? "" : ` (usually every ${duration(one.interval)})`;
+  const ago = duration(Math.floor(Math.max(0, now() - one.last_at)));
+  const [latest] = calls.filter(call => call.sender === one.sender).slice(-1);
+  return {
+    sender: one.sender,
+    last: `last ${ago} ago${usual}`,
+    late: isLate(one) && "LATE",
+    text: latest && latest.text.replace(one.sender, "").trim(),
+  };
+}
+
+function callRow(call) {
+  const kind = kindOf(call);
+  return {
+    kind, label: `${MARKS[kind]} ${call.label}`,
+    time: clock(call.received_at), number: `#${call.number}`, text: call.text,
+    repeats: call.repeats && `repeats #${call.repeats}`,
+    left: call.left && `client left after ${Number(call.took).toFixed(1)} s`,
+    problem: call.problem,
+  };
+}
+
+function isOn({id, dataset}) {
+  if (lost || id === "down") return id === "down" && isOutage();
+  const played = events.filter(({event}) => event === "script").slice(-1);
+  const [{script, loop}] = state.script && played.length ? played : [{script: "", loop: false}];
+  return dataset.script === script && "loop" in dataset === loop;
+}
+
+function render() {
+  const {service, noun, senders, call_count: count} = state, [kind, words] = headline();
+  const inTime = senders.filter(one => !isLate(one)), missed = state.unmatched.slice(-3).join(", ");
+  at("login").hidden = !locked;
+  at("main").hidden = locked || !heard;
+  at("steer").disabled = lost;
+  at("state").className = kind;
+  document.title = safe(`${service} (fake)`);
+  say(at("state"), words);
+  say(at("service"), `${service} is`);
+  say(at("noun"), `${noun.slice(0, 1).toUpperCase()}${noun.slice(1)}s, the newest first`);
+  say(at("counts"), `${state.heartbeat_count} of ${count} ${noun}${count === 1 ? "" : "s"} accepted`
+    + ` at ${state.heartbeat_url}`);
+  say(at("unmatched"), missed && `Missed the endpoint: ${missed}`);
+  for (const button of modes) button.setAttribute("aria-pressed", isOn(button));
+  list(at("senders"), [...senders.filter(isLate), ...inTime].map(senderRow));
+  list(at("calls"), calls.map(callRow).reverse());
+  const isRead = at("strip").matches(":hover") && at("strip").count === count;
+  if (!isRead) draw();  // or the marks' titles would never be seen
+}
+
+// The strip: a lane for each sender, with its buffer behind its calls
+
+const STEPS = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 21600];
+
+function draw() {
+  const strip = at("strip"), width = strip.parentNode.clientWidth, spans = outages();
+  const senders = calls.length ? Array.from(new Set(calls.map(call => call.sender))) : [""];
+  const lane = Math.max(28, 90 / senders.length), height = lane * senders.length;
+  const times = calls.map(call => call.received_at);
+  const begins = calls.length && calls[0].number > 1 ? [] : spans.map(([from]) => from);
+  const first = Math.min(...times, ...begins), last = Math.max(first + 10, now(), ...times);
+  const x = time => 8 + Math.max(0, (time - first) / (last - first)) * (width - 16);
+  strip.textContent = "";
+  strip.count = state.call_count;
+  strip.setAttribute("height", height + 20);
+  if (!calls.length) put(strip, "text", {x: width / 2, y: 50}, `No ${state.noun} yet`);
+  for (const [from, to] of spans.filter(([, to]) => to > first)) {
+    put(strip, "rect", {x: x(from), width: Math.max(3, x(to) - x(from)), y: 0, height});
   }
-  return since === null ? spans : [...spans, [since, now()]];
+  drawAxis(first, last, x, width, height);
+  senders.forEach((sender, index) => {
+    const own = calls.filter(call => call.sender === sender), floor = lane * (index + 1);
+    const name = {class: "name", x: 0, y: floor - lane + 11};
+    if (senders.length > 1) put(strip, "text", name, sender.slice(0, 20));
+    put(strip, "line", {x1: 0, x2: width, y1: floor, y2: floor});
+    drawBuffer(own, floor, lane - 12, x, x(last));
+    drawCalls(own, floor - 6, lane - 18, x, Math.max(4, Math.min(10, width / own.length)));
+  });
+  at("level").hidden = !strip.querySelector(".level");
 }
 
-function describe(seconds, outageCount) {
-  const [unit, size] = seconds < 120 ? ["second", 1] : ["minute", 60];
-  const count = kind => `${calls.filter(call => kindOf(call) === kind).length} ${kind}`;
-  const when = `within ${many(Math.ceil(seconds / size) || 1, unit)}`;
-  const what = calls.length ? `${many(calls.length, "call")} ${when}: `
-    + Object.keys(MARKS).map(count).join(", ") : `No ${state.noun} yet`;
-  return outageCount || calls.length ? `${what}; ${many(outageCount, "outage")}` : what;
+function outages() {  // from when to when
+  const turns = events.filter(({event}) => /^(down|stop|up|start)$/.test(event));
+  const spans = turns.map(({event, at}, index) => [at, (turns[index + 1] || {at: now()}).at, event])
+    .filter(([, , event]) => /^(down|stop)$/.test(event));
+  return lost && heard ? [...spans, [clockThen, now()]] : spans;
 }
 
-function drawTicks(first, last, width, floor, x) {
+function drawAxis(first, last, x, width, height) {
   const step = STEPS.find(step => (last - first) / step < width / 70) || (last - first) / 4;
   for (let time = Math.ceil(first / step) * step; time <= last; time += step) {
-    const tenth = "." + Math.floor(Math.round(time * 1000) % 1000 / 100);
-    const words = clock(time).slice(0, step < 60 ? 8 : 5) + (step < 1 ? tenth : "");
-    put("line", {x1: x(time), x2: x(time), y1: 0, y2: floor + 4});
-    const room = Math.min(x(time), width - x(time));
-    if (room > 3 * words.length) put("text", {x: x(time), y: floor + 16}, words);
+    const middle = x(time), words = clock(time).slice(0, step < 60 ? 8 : 5);
+    put(at("strip"), "line", {x1: middle, x2: middle, y1: 0, y2: height + 4});
+    const hasRoom = middle > 24 && middle < width - 24;
+    if (hasRoom) put(at("strip"), "text", {x: middle, y: height + 15}, words);
   }
 }
 
-function drawBuffer(own, floor, height, x, right) {
-  const y = call => floor - Math.max(0, Math.min(100, percentOf(call))) / 100 * height;
-  const top = own.map(call => `H${x(call.received_at)}V${y(call)}`).join("");
-  const left = x(own[0].received_at);
-  put("path", {class: "level", d: `M${left} ${floor}${top}H${right}V${floor}`});
-  put("line", {x1: 0, x2: right + MARGIN, y1: floor, y2: floor});
+function drawBuffer(own, floor, height, x, end) {
+  const percent = call => ((call.payload || {}).buffer_status || {}).percent_full;
+  const y = call => floor - Math.max(0, Math.min(100, percent(call))) / 100 * height;
+  const told = own.filter(call => typeof percent(call) === "number");
+  if (!told.length) return;
+  const top = told.map(call => `H${x(call.received_at)}V${y(call)}`).join("");
+  const d = `M${x(told[0].received_at)} ${floor}${top}H${end}V${floor}`;
+  put(at("strip"), "path", {class: "level", d});
 }
 
-function drawCalls(x, base, size) {
-  const ends = [];  // for each level, where it is free again
-  const levels = calls.map(call => {
-    const left = x(call.received_at), free = ends.findIndex(end => end <= left);
-    const level = free < 0 ? ends.length : free;
-    ends[level] = left + .7 * size;
-    return level;
-  });
-  const rise = Math.min(size, (base - 12) / ends.length);
-  calls.forEach((call, index) => {
-    const {number, received_at, sender} = call, kind = kindOf(call);
-    const place = `translate(${x(received_at)} ${base - 6 - levels[index] * rise})`;
-    const mark = put("path", {class: kind, d: SHAPES[kind], transform: `${place} scale(${size})`});
-    put("title", {}, safe(`#${number} ${label(call)} ${clock(received_at)} ${sender}`), mark);
+function drawCalls(own, floor, height, x, size) {  // what comes close together piles up
+  const places = own.map(call => x(call.received_at));
+  const levels = places.map((place, index) =>
+    places.slice(0, index).filter(before => place - before < .7 * size).length);
+  const rise = Math.min(.9 * size, height / Math.max(1, ...levels));
+  own.forEach((call, index) => {
+    const kind = kindOf(call), y = floor - rise * levels[index];
+    const place = {class: `mark ${kind}`, x: places[index], y, "font-size": 1.2 * size};
+    const mark = put(at("strip"), "text", place, MARKS[kind]);
+    put(mark, "title", {}, `#${call.number} ${call.label} ${clock(call.received_at)}`);
   });
 }
 
 // Asking the fake
 
-class Lost extends Error {}  // nobody answered
-class Closed extends Error {}  // without the token
-
 async function ask(method, path, body) {
-  const headers = {"Content-Type": "application/json"};
-  if (token) headers.Authorization = `Bearer ${token}`;
-  let response, data;
-  try {
-    response = await fetch("/_mock/" + path, {method, headers, body: body && JSON.stringify(body)});
-    data = await response.json();
-  } catch (error) {
-    throw new Lost(NO_ANSWER);
-  }
-  if (response.status === 403) throw new Closed(data.error);
-  if (!response.ok && response.status !== 408) throw new Error(data.error);
+  const headers = {"Content-Type": "application/json", Authorization: `Bearer ${token}`};
+  const request = {method, headers, body: JSON.stringify(body)};
+  const response = await fetch("/_mock/" + path, request).catch(() => null);
+  const data = response && await response.json().catch(() => null);
+  lost = !data;
+  locked = !lost && response.status === 403;
+  if (lost || !response.ok) throw new Error(lost ? "nobody answers" : data.error);
   return data;
 }
 
-function remember(words) {  // until the tab is closed
+async function look() {  // ask for all there is, and show it
   try {
-    if (words) sessionStorage.setItem("token", words);
-    return sessionStorage.getItem("token") || "";
-  } catch (error) {  // a browser that keeps nothing
-    return words;
-  }
-}
-
-function unlock() {
-  at("login").hidden = false;
-  at("main").hidden = true;
-  tell("gone", "This fake asks for the token that it was started with");
-  complain(token ? "That is not the right token." : "");
-  at("token").focus();
-  return new Promise(done => at("login").onsubmit = event => {
-    event.preventDefault();
-    token = remember(at("token").value.replace(/[^!-~]/g, "?"));
-    done();
-  });
-}
-
-function complain(words, row = at("login")) {  // below the row that was used
-  row.parentNode.insertBefore(at("error"), row.nextSibling);
-  at("error").textContent = safe(words);
-}
-
-async function show(told) {
-  const {service, noun, senders: [one]} = state = told;
-  heard = performance.now();
-  clockThen = one ? one.last_at + one.seconds_since : Date.now() / 1000;
-  if (lost || !at("login").hidden) complain("");
-  lost = at("main").hidden = false;
-  at("login").hidden = true;
-  const words = {
-    service: `${service} is`,
-    noun: `${noun.slice(0, 1).toUpperCase()}${noun.slice(1)}s, the newest first`,
-    counts: `${told.heartbeat_count} of ${many(told.call_count, noun)} accepted`
-      + ` at ${told.heartbeat_url}`,
-    unmatched: told.unmatched.length
-      && `Missed the endpoint: ${told.unmatched.slice(-3).join(", ")}`,
-    version: `mock_odoo ${told.version}`,
-  };
-  for (const id in words) at(id).textContent = safe(words[id] || "");
-  document.title = safe(`${service} (fake)`);
-  await update(told.call_count);
-  tick();
-  draw();
-}
-
-async function update(callCount) {
-  const callsAfter = async n => (await ask("GET", `calls?since=${Math.max(0, n)}`)).calls;
-  const {number, received_at} = newest(), list = at("calls");
-  const open = calls.find(call => call.took === null) || newest();  // it may have ended since
-  let more = await callsAfter(number ? open.number - 1 : callCount - KEPT);
-  if (number && !more.some(call => call.number === number && call.received_at === received_at)) {
-    calls = [];  // what is shown was forgotten
-    list.textContent = "";
-    more = await callsAfter(callCount - KEPT);
-  }
-  ({events} = await ask("GET", "events"));
-  for (const call of more) {
-    const known = calls.findIndex(each => each.number === call.number);
-    if (known < 0) list.insertBefore(document.createElement("li"), list.firstChild);
-    const index = known < 0 ? calls.push(call) - 1 : known, kind = kindOf(call);
-    calls[index] = call;
-    fill(list.children[calls.length - 1 - index], kind, [
-      ["label", `${MARKS[kind]} ${label(call)}`],
-      ["time", clock(call.received_at)],
-      ["number", `#${call.number}`],
-      ["text", call.text],
-      ["repeats", call.repeats && `repeats #${call.repeats}`],
-      ["left", call.left && `client left after ${call.took.toFixed(1)} s`],
-      ["problem", call.problem],
-    ]);
-  }
-  calls = calls.slice(-KEPT);
-  while (list.children.length > KEPT) list.lastChild.remove();
-}
-
-async function watch() {
-  for (let path = "state"; ; ) {
-    const asked = Date.now();
-    try {
-      const told = await ask("GET", path);
-      if (asked > outageStart) outageEnd = 0;
-      await show(told);
-      const {number} = newest(), patience = calls.some(call => call.took === null) ? 1 : 5;
-      path = number > told.call_count ? "state" : `wait?calls=${number + 1}&timeout=${patience}`;
-    } catch (error) {
-      path = "state";
-      if (error instanceof Closed) {
-        await unlock();
-        continue;
-      }
-      lost = lost || error instanceof Lost;
-      if (lost) tick();
-      else complain(`The page failed: ${error.message}`);
-      await new Promise(resolve => setTimeout(resolve, 500));
-    }
-  }
-}
-
-async function change(element, method, path, body, then = show) {
-  const row = element.closest(".row");
-  const why = isOutage() ? `${state.service} is down, and nothing can reach it until it is up` : "";
-  complain(why, row);
-  try {
-    await then(await ask(method, path, body));
-    complain("", row);
+    state = await ask("GET", "state");
+    const [one] = state.senders, since = Math.max(0, state.call_count - KEPT);
+    heard = performance.now();
+    clockThen = one ? one.last_at + one.seconds_since : Date.now() / 1000;
+    calls = (await ask("GET", `calls?since=${since}`)).calls.slice(-KEPT);
+    events = (await ask("GET", "events")).events;
+    if (!at("login").hidden) say(at("error"), "");
+    render();
   } catch (error) {
-    complain(error instanceof Lost && why || error.message, row);
+    if (locked) say(at("error"), token && "That is not the right token.");
+    else if (!lost) say(at("error"), `The page failed: ${error.message}`);
+    if (locked || lost) render();
   }
 }
 
-for (const button of document.querySelectorAll("[data-script]")) {
-  const {script, loop} = button.dataset;
-  button.onclick = () => change(button, "PUT", "script", {script, loop: loop !== undefined});
+async function change(method, path, body) {
+  try {
+    await ask(method, path, body);
+    say(at("error"), "");
+  } catch (error) {
+    if (!lost) say(at("error"), error.message);  // else the headline says so
+  }
+  look();
 }
+
+at("login").onsubmit = event => {
+  event.preventDefault();
+  token = at("token").value.replace(/[^!-~]/g, "?");
+  try { sessionStorage.token = token; } catch (error) { /* it is asked for again */ }
+  look();
+};
+for (const button of modes) button.onclick = () =>
+  change("PUT", "script", {script: button.dataset.script, loop: "loop" in button.dataset});
 at("down").onclick = () => {
   const seconds = Number(at("down").dataset.seconds);
-  const begin = () => {
-    outageStart = Date.now();
-    outageEnd = outageStart + seconds * 1000;
-    events.push({event: "down", at: now()});
-  };
-  if (!lost) begin();  // at once, since the poll may be cut before this is answered
-  change(at("down"), "POST", "down", {seconds}, () => {
-    begin();
-    lost = true;
-    tick();
-  });
+  outageEnd = Date.now() + seconds * 1000;  // now, or its first instant would be "No answer"
+  change("POST", "down", {seconds});
 };
 at("play").onsubmit = event => {
   event.preventDefault();
-  change(at("play"), "PUT", "script", {script: at("script").value, loop: at("loop").checked});
+  change("PUT", "script", {script: at("script").value, loop: at("loop").checked});
 };
-const askToForget = asks => {  // the second button stands apart, out of reach of a double click
-  at("sure").hidden = !asks;
-  at("forget").textContent = asks ? "Keep all" : "Forget everything";
-};
-at("forget").onclick = () => askToForget(at("sure").hidden);
 at("sure").onclick = () => {
-  askToForget(false);
-  change(at("memory"), "POST", "reset", {});
+  at("forget").open = false;
+  change("POST", "reset", {});
 };
-at("state").textContent = "Connecting";
-window.onresize = draw;
-setInterval(() => (heard || lost) && at("login").hidden && tick(), 1000);
+const again = () => setTimeout(watch, 1000), watch = () => look().then(again, again);
+say(at("state"), "Connecting");
 watch();
 </script>
 </body>
@@ -4662,10 +3669,5 @@ watch();
 
 
 if __name__ == "__main__":
-    import signal
-
-    # main() takes these signals. Until then, nothing needs a clean end.
-    for _name in STOP_SIGNALS:
-        if hasattr(signal, _name):
-            signal.signal(getattr(signal, _name), lambda *args: os._exit(0))
+    take_signals(lambda *args: os._exit(0))  # until main() does, nothing needs a clean end
     raise SystemExit(main())

@@ -1,6 +1,7 @@
 """The tests of mock_odoo: its second document.
 
-The specification's nineteen tests stand first. The parts of the module follow, in its order.
+The specification's nineteen tests stand first. The parts of the module follow, in its order. TESTS
+tells where the promises of README are tested.
 
 Every client here comes from the standard library. A fault counts only as such a client sees it.
 Nothing sleeps, and no port is fixed.
@@ -64,6 +65,48 @@ JSON = {"Content-Type": "application/json"}
 BODY = json.dumps(HEARTBEAT).encode()
 
 
+README = pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+RECIPES = [code for language, code in BLOCKS if language == "python"]
+
+
+def block(text):
+    """The one block of README that has this text in it."""
+    (found,) = (code for _, code in BLOCKS if text in code)
+    return found
+
+
+#: Where the promises of README are tested, by its headings. TestReadme runs its recipes.
+TESTS = {
+    "Install": "TestConftest",
+    "A small adapter": "TestReadme",
+    "Recipes that everybody needs": "TestReadme",
+    "Three failures, then recovery": "TestSpecifiedScenarios TestSetters",
+    "How long does it wait for an answer?": "TestEndOfACall TestLettingGo",
+    "An outage": "TestOutage",
+    "Lies: 200, and yet no success": "TestReply TestFaults",
+    "More recipes": "TestReadme",
+    "What is sent, and how often": "TestWaiting TestWaitingForTheOneThatFits TestRepeats",
+    "Trouble of other kinds": "TestOnCall TestFaults",
+    "What a healthy Odoo says": "TestVerdict TestBugs TestReadme",
+    "Test tools": "TestWaitingInVain TestClock TestPatchedWorld",
+    "HTTPS": "TestTLS TestMutualTLS",
+    "From a shell or another language": "TestReadme TestControl",
+    "On a POS terminal without internet": "TestReporter TestPage TestJournal TestReadJournal",
+    "Another service": "TestAnotherService",
+    "Reference: the server": "TestLifecycle TestStop TestReaders TestInterrupted TestForked",
+    "Reference: scripts": "TestScript TestReply",
+    "What clients see": "TestFaults",
+    "Calls": "TestCalls TestEndOfACall TestRepeats",
+    "Events": "TestEvents",
+    "Contract": "TestContract",
+    "Endpoints": "TestEndpoints TestJson TestBodies TestMalformedInput TestUnmatched",
+    "Command line": "TestCommandLine TestSignals TestReporter",
+    "Control API": "TestControl TestControlMisuse TestControlAccess",
+    "Who sends again": "TestRepeats",
+}
+
+
 # ------------------------------------------------------------------------------------------
 # What the tests know of the inside. Everything else uses the public face.
 # ------------------------------------------------------------------------------------------
@@ -79,7 +122,9 @@ MAX_IDLE_WORKERS = 32  # so many threads may wait for the next connection
 
 
 # ------------------------------------------------------------------------------------------
-# Clients: the ways to post, to send raw bytes, and to read what comes
+# Clients. post() sends a heartbeat, send() any request, control() one to the control API, all by
+# http.client; open_url() follows redirects. exchange() sends bytes and reads to the end, ask()
+# expects one response there, connect() and beat() leave the rest to the test.
 # ------------------------------------------------------------------------------------------
 
 FAILED = (OSError, http.client.HTTPException)  # what http.client raises where no response comes
@@ -266,52 +311,69 @@ def named(cases):
     ]
 
 
-stop_and_down = pytest.mark.parametrize("end", named({
-    "stop": MockOdooServer.stop,
-    "down": MockOdooServer.down,
-}))
+#: Every method, as a test calls it where the server runs.
+CALLS = {
+    **{name: getattr(MockOdooServer, name) for name in (
+        "start", "stop", "down", "up", "set_success", "set_permanent_failure", "reset", "forget",
+        "get_calls",
+    )},
+    "down for no time": lambda server: server.down(0),
+    "down for a while": lambda server: server.down(0.001),
+    "play": lambda server: server.play("503"),
+    "set_failure_count": lambda server: server.set_failure_count(3),
+    "wait_for_calls": lambda server: server.wait_for_calls(0),
+    "repr": repr,
+}
+stop_and_down = pytest.mark.parametrize("end", [MockOdooServer.stop, MockOdooServer.down])
 
 
-def in_background(function, *args):
+new_lock, start_thread = _thread.allocate_lock, _thread.start_new_thread  # which tests patch
+
+
+class in_background:  # noqa: N801 - it reads as a function
     """Call a function in a thread. `.result()` waits, and returns its result or its exception."""
-    outcome = []
 
-    def run():
+    def __init__(self, function, *args):
+        self.outcome, self.ended = [], new_lock()
+        self.ended.acquire()
+        start_thread(self.run, (function, *args))
+
+    def run(self, function, *args):
         try:
-            outcome.append(function(*args))
+            self.outcome.append(function(*args))
         except Exception as error:  # noqa: BLE001 - the result is an exception as often as not
-            outcome.append(error)
-
-    def result(timeout=PATIENCE):
-        thread.join(timeout)
-        assert not thread.is_alive(), "the client still waits"
-        return outcome[0]
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.result = result
-    return thread
-
-
-new_lock, start_thread = _thread.allocate_lock, _thread.start_new_thread
-
-
-def in_time(function, seconds=PATIENCE):
-    """Call a function, with nothing that tests patch; its result, or what it raises."""
-    outcome, ended = [], new_lock()
-    ended.acquire()
-
-    def run():
-        try:
-            outcome.append(function())
-        except Exception as error:  # noqa: BLE001 - the result is an exception as often as not
-            outcome.append(error)
+            self.outcome.append(error)
         finally:
-            ended.release()
+            self.ended.release()
 
-    start_thread(run, ())
-    assert ended.acquire(timeout=seconds), "it hangs"
-    return outcome[0]
+    def is_alive(self):
+        return self.ended.locked()
+
+    def join(self, seconds):
+        if self.ended.acquire(timeout=seconds):
+            self.ended.release()
+
+    def result(self, seconds=PATIENCE):
+        self.join(seconds)
+        assert not self.is_alive(), "it hangs"
+        return self.outcome[0]
+
+
+class Held:
+    """A function that waits within until a test lets it go."""
+
+    def __init__(self):
+        self.entered, self.leave = threading.Event(), threading.Event()
+
+    def __call__(self, *args):
+        self.entered.set()
+        self.leave.wait(PATIENCE)
+
+    def wait(self):
+        assert self.entered.wait(PATIENCE), "nobody has called it"
+
+    def let_go(self):
+        self.leave.set()
 
 
 def until(condition, seconds=PATIENCE):
@@ -356,6 +418,26 @@ def fresh():
             return stack.enter_context(cls(**{"port": 0, **kwargs}))
 
         yield fresh
+
+
+@pytest.fixture
+def build(fresh):
+    """Make a server of a class that README defines."""
+
+    def build(name, **kwargs):
+        namespace = {"__name__": "readme"}
+        exec(compile(block(f"class {name}("), "README.md", "exec"), namespace)  # noqa: S102
+        return fresh(cls=namespace[name], **kwargs)
+
+    return build
+
+
+@pytest.fixture
+def held():
+    """A function of the user's that hangs, until `.let_go()` or the end of the test."""
+    held = Held()
+    yield held
+    held.let_go()
 
 
 @pytest.fixture
@@ -433,7 +515,7 @@ def failing_sockets(method, port, error, times=float("inf")):
 
 
 class FakeSocket(socket.SocketType):
-    """The class of the server's sockets in all tests. It does nothing else, until one patches it."""
+    """The class of the server's sockets in all tests, so that a test can patch it."""
 
 
 setattr(mock_odoo, SOCKET, FakeSocket)
@@ -546,7 +628,6 @@ on_linux = pytest.mark.skipif(
 )
 full_disk = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full disk to be had")
 needs_terminal = pytest.mark.skipif(not hasattr(os, "openpty"), reason="no terminal to be had")
-needs_pipe = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 needs_limits = pytest.mark.skipif(os.name == "nt", reason="Windows has no such limit")
 
 
@@ -620,9 +701,7 @@ def raise_signal(number):
 class Process:
     """`python -m mock_odoo` on a free port, once its first line stands."""
 
-    def __init__(
-        self, *args, command=("-m", "mock_odoo"), stdout=subprocess.PIPE, **environ
-    ):
+    def __init__(self, *args, command=("-m", "mock_odoo"), stdout=subprocess.PIPE, **environ):
         self.process = subprocess.Popen(
             [sys.executable, *command, "--port", "0", *args],
             stdout=stdout,
@@ -636,9 +715,6 @@ class Process:
         self.first, self.port = "", None
         if stdout == subprocess.PIPE:
             self.find_port(self.line())
-
-    def bytes_line(self):
-        return in_background(self.process.stdout.buffer.readline).result()
 
     def find_port(self, line):
         self.first = line
@@ -680,22 +756,6 @@ def launch():
     for process in processes:
         process.process.kill()
         process.process.communicate()
-
-
-#: Runs the command line within a program that has its own standard output, and prints the port.
-OWN_OUTPUT = """
-import io, os, sys, mock_odoo
-
-def start(self, real=mock_odoo.MockOdooServer.start):
-    real(self)
-    os.write(1, f":{self.port}\\n".encode())
-
-mock_odoo.MockOdooServer.start = start
-sys.stdout = screen = %s
-mock_odoo.main(sys.argv[1:])
-if screen is not None:
-    os.write(1, screen.getvalue().encode())
-"""
 
 
 # ------------------------------------------------------------------------------------------
@@ -905,11 +965,9 @@ class TestNesting:
         assert send(odoo, "POST", PATH, body, JSON).status == 200
         assert json.dumps(odoo.get_received_heartbeats()[0]).count("{") == levels + 2
 
-    def test_brackets_in_text_do_not_count_as_levels(self, odoo):
-        assert post(odoo, {"a": "[" * 1000 + '\\"{', "b": ["{" * 1000]}).status == 200
-
-    def test_a_long_list_is_not_deep(self, odoo):
-        assert post(odoo, {"a": [[]] * 1000}).status == 200
+    def test_neither_brackets_in_text_nor_a_long_list_are_deep(self, odoo):
+        odd = {"a": "[" * 1000 + '\\"{', "b": ["{" * 1000], "c": [[]] * 1000}
+        assert post(odoo, odd).status == 200
 
     def test_a_text_without_end_takes_no_time(self, odoo):
         assert send(odoo, "POST", PATH, b"[" * 201 + b'"' + b'\\"' * 500000, JSON).status == 400
@@ -937,64 +995,39 @@ class TestScript:
         odoo.play(script)
         assert [post(odoo).status for _ in statuses] == statuses
 
-    def test_a_loop_starts_again_at_the_end(self, odoo):
-        odoo.play("ok*2, 503*3", loop=True)
-        assert [post(odoo).status for _ in range(12)] == ([200] * 2 + [503] * 3) * 2 + [200] * 2
-
-    def test_a_loop_of_one_step_goes_on(self, odoo):
-        odoo.play("503", loop=True)
-        assert [post(odoo).status for _ in range(3)] == [503] * 3
-
-    def test_the_rest_of_a_loop_is_the_same_loop_further_on(self, odoo):
-        odoo.play("ok*2, 503*2", loop=True)
-        post(odoo)
-        assert (odoo.script, odoo.loop) == ("ok, 503*2, ok", True)
-        odoo.play(odoo.script, loop=True)
-        assert [post(odoo).status for _ in range(6)] == [200, 503, 503, 200, 200, 503]
-
-    def test_the_rest_of_a_loop_does_not_grow(self, odoo):
-        odoo.play("ok*2, 503*", loop=True)
-        for _ in range(5):
-            post(odoo)
-        assert odoo.script == "503*, ok*2"
-
-    @pytest.mark.parametrize("script", named({
-        "nothing": "",
-        "one": "503",
-        "a count": "503*2",
-        "for ever": "503*",
-        "every word": "ok, html, login, expired, reset, close, truncate, garbage, stall, drip",
-        "delays and counts": "ok@6s, 503@250ms*3, reset@1500ms*",
-        "a billion": "599*1000000000",
-        "half a millisecond": "ok@1.5ms",
-        "a day": "stall@86400s",
+    @pytest.mark.parametrize(("script", "loop", "statuses", "rests"), named({
+        "a count": ("503*3", False, [503, 503, 503, 200], ["503*2", "503", "", ""]),
+        "a billion": ("503*1000000000, ok", False, [503], ["503*999999999, ok"]),
+        "a loop": ("ok*2, 503*2", True, [200, 200, 503, 503, 200], [
+            "ok, 503*2, ok", "503*2, ok*2", "503, ok*2, 503", "ok*2, 503*2", "ok, 503*2, ok"]),
+        "a loop of one": ("503", True, [503] * 3, ["503"] * 3),
+        "a loop that never ends": ("ok, 503*", True, [200, 503, 503], ["503*, ok"] * 3),
     }))
+    def test_what_is_left_is_a_script_too(self, odoo, script, loop, statuses, rests):
+        odoo.play(script, loop)
+        for status, rest in zip(statuses, rests):
+            assert (post(odoo).status, odoo.script, odoo.loop) == (status, rest, loop)
+        odoo.play(odoo.script, loop)
+        assert odoo.script == rest
+
+    @pytest.mark.parametrize("script", [
+        "", "503", "503*2", "503*", "ok@6s, 503@250ms*3, reset@1500ms*", "599*1000000000",
+        "ok@1.5ms", "stall@86400s",
+        "ok, html, login, expired, reset, close, truncate, garbage, stall, drip",
+    ])
     def test_a_script_reads_back_as_it_was_written(self, odoo, script):
         odoo.play(script)
         assert odoo.script == script
 
-    @pytest.mark.parametrize(("script", "normal"), named({
-        "once": ("503*1", "503"),
-        "200": ("200", "ok"),
-        "a part of a second": ("ok@0.25s", "ok@250ms"),
-        "whole seconds": ("ok@2000ms", "ok@2s"),
-        "blanks": (" ok@ 2 s * 3 ", "ok@2s*3"),
-        "a reply with a body": ([Reply(429, {"a": 1}, delay=2), "ok"], "429@2s, ok"),
-        "a fault": (Reply(fault="drip"), "drip"),
-    }))
+    @pytest.mark.parametrize(("script", "normal"), [
+        ("503*1", "503"), ("200", "ok"), ("ok@0.25s", "ok@250ms"), ("ok@2000ms", "ok@2s"),
+        (" ok@ 2 s * 3 ", "ok@2s*3"), ([Reply(429, {"a": 1}, delay=2), "ok"], "429@2s, ok"),
+        (Reply(fault="drip"), "drip"),
+    ])
     def test_a_script_reads_back_in_its_shortest_form(self, odoo, script, normal):
-        odoo.play(script)
-        assert odoo.script == normal
-        odoo.play(odoo.script)
-        assert odoo.script == normal
-
-    def test_the_rest_shrinks_with_every_call(self, odoo):
-        odoo.set_failure_count(3)
-        left = [odoo.script]
-        for _ in range(3):
-            post(odoo)
-            left.append(odoo.script)
-        assert left == ["503*3", "503*2", "503", ""]
+        for each in (script, normal):
+            odoo.play(each)
+            assert odoo.script == normal
 
     def test_repr_tells_the_state(self, odoo):
         odoo.play("503*2, ok", loop=True)
@@ -1044,15 +1077,15 @@ class TestScript:
             odoo.play(script)
         assert odoo.script == "503*7"
 
+    def test_a_list_that_holds_itself_is_a_value_error(self, odoo):
+        script = ["503"]
+        script.append(script)
+        with pytest.raises(ValueError, match="the script holds itself"):
+            odoo.play(script)
+
     def test_loop_must_be_true_or_false(self, odoo):
         with pytest.raises(TypeError, match="loop must be True or False, not 'yes'"):
             odoo.play("ok", loop="yes")
-
-    def test_a_billion_steps_cost_nothing(self, odoo):
-        odoo.play("503*1000000000, ok")
-        assert post(odoo).status == 503
-        assert odoo.script == "503*999999999, ok"
-
 
     @pytest.mark.parametrize(("word", "hint"), named({
         "an outage": ("down", "call down()"),
@@ -1073,9 +1106,12 @@ class TestScript:
 
 
 class TestSetters:
-    def test_the_failure_count_has_its_specified_name(self, odoo):
-        odoo.set_failure_count(count=1)
-        assert [post(odoo).status for _ in range(2)] == [503, 200]
+    @pytest.mark.parametrize(("count", "statuses"), [(0, [200]), (1, [503, 200])])
+    def test_the_last_setter_wins_and_has_its_specified_name(self, odoo, count, statuses):
+        odoo.set_permanent_failure()
+        assert odoo.script == "503*"
+        odoo.set_failure_count(count=count)
+        assert [post(odoo).status for _ in statuses] == statuses
 
     @pytest.mark.parametrize(("value", "error"), named({
         "negative": (-1, ValueError),
@@ -1092,11 +1128,6 @@ class TestSetters:
             odoo.set_failure_count(value)
         assert odoo.script == "503*2"
 
-    def test_a_failure_count_of_0_means_success(self, odoo):
-        odoo.set_permanent_failure(True)
-        odoo.set_failure_count(0)
-        assert post(odoo).status == 200
-
     @pytest.mark.parametrize("value", [1, None, "no"])
     def test_permanent_failure_must_be_true_or_false(self, odoo, value):
         with pytest.raises(TypeError, match="enabled must be True or False"):
@@ -1109,10 +1140,6 @@ class TestSetters:
         odoo.set_permanent_failure(False)
         assert odoo.script == script
 
-    def test_permanent_failure_is_on_by_default(self, odoo):
-        odoo.set_permanent_failure()
-        assert odoo.script == "503*"
-
     @pytest.mark.parametrize("end", named({
         "reset": MockOdooServer.reset,
         "set_success": MockOdooServer.set_success,
@@ -1122,11 +1149,6 @@ class TestSetters:
         odoo.play("503*", loop=True)
         end(odoo)
         assert (odoo.script, odoo.loop) == ("", False)
-
-    def test_the_last_call_wins(self, odoo):
-        odoo.set_permanent_failure(True)
-        odoo.set_failure_count(1)
-        assert [post(odoo).status for _ in range(2)] == [503, 200]
 
 
 class TestReply:
@@ -1143,9 +1165,7 @@ class TestReply:
         "a list": ([1, None], b"[1, null]", "application/json"),
         "empty text": ("", b"", "text/plain; charset=utf-8"),
     }))
-    def test_text_and_bytes_are_sent_as_they_are_and_the_rest_as_json(
-        self, odoo, body, sent, kind
-    ):
+    def test_text_and_bytes_are_sent_as_they_are_and_the_rest_as_json(self, odoo, body, sent, kind):
         odoo.play(Reply(500, body))
         response = post(odoo)
         assert (response.body, response.headers["Content-Type"]) == (sent, kind)
@@ -1156,42 +1176,27 @@ class TestReply:
         assert headers.get_all("Content-Type") == ["text/html"]
         assert headers.get_all("Server") == ["nginx"]
 
-    def test_a_connection_header_of_a_reply_is_kept_as_promised(self, odoo):
-        odoo.play(Reply(503, headers={"connection": "close"}))
-        response = ask(odoo, KEPT)
-        assert response.headers.get_all("Connection") == ["close"]
+    @pytest.mark.parametrize("header", ["close", ["TE", "close"], ("TE", "close")], ids=repr)
+    def test_a_connection_header_is_a_promise_and_a_list_makes_several_lines(self, odoo, header):
+        odoo.play(Reply(503, headers={"connection": header, "X-Shop": "7"}))
+        headers = ask(odoo, KEPT).headers
+        lines = [header] if isinstance(header, str) else list(header)
+        assert (headers.get_all("Connection"), headers.get_all("X-Shop")) == (lines, ["7"])
 
-    @pytest.mark.parametrize(("status", "accepted"), [
-        (200, True),
-        (201, True),
-        (204, True),
-        (299, True),
-        (300, False),
-        (302, False),
-        (404, False),
+    @pytest.mark.parametrize(("status", "body"), [
+        *[(status, SUCCESS) for status in (200, 201, 299)],
+        *[(status, None) for status in (204, 300, 302, 399)],
+        (400, {"error": "Bad Request"}), (404, {"error": "Not Found"}),
+        (429, {"error": "Too Many Requests"}), (500, {"error": "Internal Server Error"}),
+        (503, FAILURE), (599, {"error": "Status 599"}),
     ])
-    def test_2xx_accepts_the_heartbeat(self, odoo, status, accepted):
-        odoo.play(str(status))
-        assert post(odoo).status == status
-        assert odoo.get_calls()[0].accepted is accepted
-        assert odoo.get_received_heartbeats() == ([HEARTBEAT] if accepted else [])
-
-    @pytest.mark.parametrize(("status", "body"), named({
-        "200": (200, SUCCESS),
-        "201": (201, SUCCESS),
-        "300": (300, None),
-        "302": (302, None),
-        "399": (399, None),
-        "400": (400, {"error": "Bad Request"}),
-        "500": (500, {"error": "Internal Server Error"}),
-        "503": (503, FAILURE),
-        "429": (429, {"error": "Too Many Requests"}),
-        "599": (599, {"error": "Status 599"}),
-    }))
-    def test_a_bare_status_says_what_the_service_says(self, odoo, status, body):
+    def test_a_bare_status_says_what_the_service_says_and_2xx_accepts(self, odoo, status, body):
         odoo.play(str(status))
         response = post(odoo)
+        assert response.status == status
         assert response.body == (b"" if body is None else json.dumps(body).encode())
+        assert odoo.get_calls()[0].accepted is (status < 300)
+        assert odoo.get_received_heartbeats() == ([HEARTBEAT] if status < 300 else [])
 
     @pytest.mark.parametrize(("status", "title"), [
         (502, "502 Bad Gateway"), (504, "504 Gateway Time-out")
@@ -1208,21 +1213,6 @@ class TestReply:
         response = post(odoo)
         assert response.json() == {"error": "from Odoo"}
         assert response.headers["Server"] == "werkzeug"
-
-    @pytest.mark.parametrize("values", [["a=1", "b=2"], ("a=1", "b=2")], ids=["list", "tuple"])
-    def test_a_list_of_values_makes_a_line_of_each(self, odoo, values):
-        odoo.play(Reply(200, {}, {"Set-Cookie": values, "X-Shop": "7"}))
-        headers = post(odoo).headers
-        assert headers.get_all("Set-Cookie") == ["a=1", "b=2"]
-        assert headers.get_all("X-Shop") == ["7"]
-
-    def test_each_value_of_a_list_must_be_one_line(self):
-        with pytest.raises(ValueError, match="header X must be one line"):
-            Reply(200, {}, {"X": ["fine", "not\r\nfine"]})
-
-    def test_a_list_of_connection_headers_is_kept_as_promised(self, odoo):
-        odoo.play(Reply(503, headers={"Connection": ["TE", "close"]}))
-        assert ask(odoo, KEPT).headers.get_all("Connection") == ["TE", "close"]
 
     def test_a_reply_of_another_copy_of_the_module_is_told_apart(self, odoo):
         other = import_again("tests.mock_odoo")
@@ -1248,34 +1238,25 @@ class TestReply:
         "line break": (
             {"headers": {"X": "a\r\nSet-Cookie: b"}}, ValueError, "header X must be one line"),
         "line feed": ({"headers": {"X": "a\nb"}}, ValueError, "one line"),
+        "in a list": ({"headers": {"X": ["a", "b\nc"]}}, ValueError, "header X must be one line"),
         "not Latin-1": ({"headers": {"X": "€"}}, ValueError, "Latin-1"),
         "line break in name": ({"headers": {"X\r\nY": "a"}}, ValueError, "is no header name"),
         "empty name": ({"headers": {"": "a"}}, ValueError, "is no header name"),
         "number in header": ({"headers": {"X": 5}}, TypeError, "text to text"),
         "Transfer-Encoding": (
-            {"headers": {"Transfer-encoding": "chunked"}},
-            ValueError,
-            "Transfer-Encoding cannot be set",
-        ),
+            {"headers": {"Transfer-encoding": "chunked"}}, ValueError, "cannot be set"),
         "headers as text": ({"headers": "X: 5"}, TypeError, "text to text, not 'X: 5'"),
         "negative delay": (
             {"delay": -1}, ValueError, "delay must be from 0 to 86400 seconds, not -1"),
         "NaN as delay": ({"delay": float("nan")}, ValueError, "not nan"),
         "delay as text": ({"delay": "2s"}, TypeError, "number of seconds, not '2s'"),
         "unknown fault": (
-            {"fault": "rst"},
-            ValueError,
-            f"fault must be one of {', '.join(mock_odoo.FAULTS)}, not 'rst'",
-        ),
+            {"fault": "rst"}, ValueError,
+            f"fault must be one of {', '.join(mock_odoo.FAULTS)}, not 'rst'"),
     }))
     def test_a_reply_that_cannot_be_sent_is_refused_at_once(self, fields, error, complaint):
         with pytest.raises(error, match=re.escape(complaint)):
             Reply(**fields)
-
-    def test_status_and_body_may_come_without_their_names(self):
-        assert repr(Reply(503, "x")) == "<Reply 503 503 b'x'>"
-        with pytest.raises(ValueError, match="not 199"):
-            Reply(199)
 
     def test_a_dict_of_its_fields_serves_as_well(self, odoo):
         odoo.play([{"status": 429, "headers": {"Retry-After": "5"}}, {"fault": "close"}])
@@ -1303,30 +1284,22 @@ class TestReply:
         with pytest.raises(error):
             post(odoo)
 
-    def test_truncate_of_a_malformed_heartbeat_is_a_truncated_success(self, odoo):
-        odoo.play("truncate")
-        with pytest.raises(http.client.IncompleteRead):
-            send(odoo, "POST", PATH, "no JSON", JSON)
-
     def test_repr_shows_word_status_and_body(self):
         assert repr(Reply(429, {"a": 1}, delay=2)) == "<Reply 429@2s 429 b'{\"a\": 1}'>"
+        assert repr(Reply(503, "x")) == "<Reply 503 503 b'x'>"
 
     @pytest.mark.parametrize(("reply", "accepted"), named({
         "a success that refuses": (Reply(200, {"status": "error"}, accepts=False), False),
         "text that accepts": (Reply(200, "fine", accepts=True), True),
         "by the rule": (Reply(200, {"status": "error"}), True),
+        "a redirect that accepts": (Reply(300, accepts=True), True),
     }))
     def test_a_reply_may_say_itself_whether_it_accepts(self, odoo, reply, accepted):
         odoo.play(reply)
-        assert post(odoo).status == 200
-        assert odoo.get_calls()[0].accepted is accepted
-        assert len(odoo.get_received_heartbeats()) == accepted
-
-    def test_a_redirect_that_accepts_is_sent_as_it_is(self, odoo):
-        odoo.play(Reply(300, accepts=True))
         response = post(odoo)
-        assert (response.status, response.body) == (300, b"")
-        assert odoo.get_received_heartbeats() == [HEARTBEAT]
+        assert (response.status, response.body) == (reply.status, reply.body or b"")
+        assert odoo.get_calls()[0].accepted is accepted
+        assert odoo.get_received_heartbeats() == [HEARTBEAT] * accepted
 
     def test_what_it_says_of_accepting_must_be_a_flag(self):
         with pytest.raises(TypeError, match="accepts must be True or False, not 1"):
@@ -1354,19 +1327,12 @@ class TestCalls:
         assert "Nothing" not in call.headers
         assert repr(call).startswith("<Call 1: ok b'{")
 
-    @pytest.mark.parametrize(("script", "word"), named({
-        "nothing": ("", "ok"),
-        "a delay": ("ok@1ms", "ok"),
-        "a count": ("503@1ms*2", "503"),
-        "a status": ("429", "429"),
-        "html": ("html", "html"),
-        "login": ("login", "login"),
-        "close": ("close", "close"),
-        "a Reply": (Reply(418, "teapot"), "418"),
-        "200 with text": (Reply(200, "<html>"), "200"),
-        "200 with JSON": (Reply(200, {"a": 1}), "ok"),
-        "a spoilt Reply": (Reply(503, fault="truncate"), "truncate"),
-    }))
+    @pytest.mark.parametrize(("script", "word"), [
+        ("", "ok"), ("ok@1ms", "ok"), ("503@1ms*2", "503"), ("429", "429"), ("html", "html"),
+        ("login", "login"), ("close", "close"), (Reply(418, "teapot"), "418"),
+        (Reply(200, "<html>"), "200"), (Reply(200, {"a": 1}), "ok"),
+        (Reply(503, fault="truncate"), "truncate"),
+    ], ids=str)
     def test_a_call_keeps_the_word_of_its_reply(self, odoo, script, word):
         odoo.play(script)
         try_post(odoo)
@@ -1378,13 +1344,11 @@ class TestCalls:
         assert len(call.headers) == 100
         assert call.headers["x-95"] == "95"
 
-    @pytest.mark.parametrize("kind", named({
-        "unknown charset": "multipart/form-data; boundary*=undefined''x",
-        "idna": "multipart/x; boundary*=idna''%ff",
-        "part of 5000 digits": "multipart/x; boundary*" + "9" * 5000 + "*=x",
-        "message": "message/rfc822",
-        "punycode": "text/plain; charset*=punycode''%ff",
-    }))
+    @pytest.mark.parametrize("kind", [
+        "multipart/form-data; boundary*=undefined''x", "multipart/x; boundary*=idna''%ff",
+        "multipart/x; boundary*" + "9" * 5000 + "*=x", "message/rfc822",
+        "text/plain; charset*=punycode''%ff",
+    ], ids=lambda kind: kind[:40])
     def test_no_header_can_spoil_the_memory(self, steered, kind):
         send(steered, "POST", PATH, BODY, {"Content-Type": kind})
         assert steered.get_calls()[0].headers["Content-Type"] == kind
@@ -1399,30 +1363,24 @@ class TestCalls:
         assert odoo.get_received_heartbeats() == [HEARTBEAT]
 
     def test_the_script_decides_before_the_body_is_looked_at(self, odoo):
-        odoo.play("503, reset, ok")
+        odoo.play("503*2, reset, truncate, ok")
         assert send(odoo, "POST", PATH, "no JSON", JSON).status == 503
+        assert ask(odoo, request_bytes(b"", "Content-Length: 9999999")).status == 503
         with pytest.raises(ConnectionResetError):
             send(odoo, "POST", PATH, "no JSON", {"Content-Type": "text/plain"})
+        with pytest.raises(http.client.IncompleteRead):
+            send(odoo, "POST", PATH, "no JSON", JSON)
         assert send(odoo, "POST", PATH, "no JSON", JSON).status == 400
-        assert [call.reply for call in odoo.get_calls()] == ["503", "reset", "400"]
-        assert odoo.script == ""
+        words = ["503", "503", "reset", "truncate", "400"]
+        assert ([call.reply for call in odoo.get_calls()], odoo.script) == (words, "")
 
-    def test_the_script_decides_before_a_body_is_too_long(self, odoo):
-        odoo.play("503")
-        response = ask(odoo, request_bytes(b"", "Content-Length: 9999999"))
-        assert response.status == 503
-
-    def test_a_refused_heartbeat_is_counted_but_not_received(self, odoo):
-        assert send(odoo, "POST", PATH, "[1]", JSON).status == 400
-        assert odoo.get_call_count() == 1
-        assert odoo.get_received_heartbeats() == []
+    @pytest.mark.parametrize(("body", "payload"), [("[1]", [1]), ("{", None)])
+    def test_a_refused_heartbeat_is_counted_but_not_received(self, odoo, body, payload):
+        assert send(odoo, "POST", PATH, body, JSON).status == 400
+        assert (odoo.get_call_count(), odoo.get_received_heartbeats()) == (1, [])
         (call,) = odoo.get_calls()
         assert (call.reply, call.accepted) == ("400", False)
-        assert (call.payload, call.body) == ([1], b"[1]")
-
-    def test_the_payload_of_a_body_that_is_no_json_is_none(self, odoo):
-        send(odoo, "POST", PATH, "{", JSON)
-        assert (odoo.get_calls()[0].payload, odoo.get_calls()[0].body) == (None, b"{")
+        assert (call.payload, call.body) == (payload, body.encode())
 
     def test_half_a_heartbeat_is_no_call(self, odoo):
         with connect(odoo, request_bytes()[:-10]) as connection:
@@ -1438,24 +1396,28 @@ class TestCalls:
         odoo.reset()
         assert client.result().status == 200
 
-    def test_memory_and_script_outlive_a_stop(self, fresh):
-        server = fresh()
-        server.play("503*3")
-        post(server)
-        server.stop()
-        assert (server.get_call_count(), server.script) == (1, "503*2")
-        server.start()
-        assert post(server).status == 503
-        assert server.get_call_count() == 2
+    def test_memory_and_script_outlive_a_stop(self, odoo):
+        odoo.play("503*3")
+        post(odoo)
+        odoo.stop()
+        assert (odoo.get_call_count(), odoo.script) == (1, "503*2")
+        odoo.start()
+        assert post(odoo).status == 503
+        assert odoo.get_call_count() == 2
 
     def test_max_calls_keeps_the_newest_and_counts_all(self, fresh):
-        server = fresh(max_calls=3)
+        server, asked = fresh(max_calls=3), []
         for number in range(5):
             post(server, {"number": number})
         assert [call.number for call in server.get_calls()] == [3, 4, 5]
         assert server.get_received_heartbeats() == [{"number": 2}, {"number": 3}, {"number": 4}]
         assert server.get_call_count() == 5
         assert len(server.wait_for_heartbeats(5, timeout=0)) == 3
+        waiting = in_background(
+            server.wait_for_calls, 1, 5, lambda call: call.number == 6 or asked.append(call.number))
+        until(lambda: asked == [3, 4, 5])
+        post(server)
+        assert ([call.number for call in waiting.result()], asked) == ([6], [3, 4, 5])
 
     def test_intervals_are_the_seconds_between_arrivals(self, odoo):
         assert odoo.get_intervals() == []
@@ -1481,28 +1443,26 @@ class TestCalls:
         assert post(odoo).status == 503
         assert (odoo.get_calls()[0].number, odoo.script) == (1, "503")
 
-    def test_forget_leaves_delays_outages_and_events_alone(self, fresh):
-        server = fresh()
-        server.play("ok@60s")
-        with connect(server, request_bytes()) as connection:
-            server.wait_for_calls(1)
-            server.forget()
+    def test_forget_leaves_delays_outages_and_events_alone(self, odoo):
+        odoo.play("ok@60s")
+        with connect(odoo, request_bytes()) as connection:
+            odoo.wait_for_calls(1)
+            odoo.forget()
             assert_silent(connection)
-        server.down()
-        server.forget()
-        assert refused(server)
-        assert [event["event"] for event in server.get_events()] == ["start", "script", "down"]
+        odoo.down()
+        odoo.forget()
+        assert refused(odoo)
+        assert [event["event"] for event in odoo.get_events()] == ["start", "script", "down"]
 
     def test_a_call_tells_its_query(self, odoo):
         send(odoo, "POST", PATH + "?shop=7&till=2", BODY, JSON)
         post(odoo)
         assert [call.query for call in odoo.get_calls()] == ["shop=7&till=2", ""]
 
-    def test_intervals_ignore_the_wall_clock(self, odoo, monkeypatch):
-        post(odoo)
-        real = time.time
-        monkeypatch.setattr(time, "time", lambda: real() - 3600)
-        post(odoo)
+    def test_intervals_ignore_the_wall_clock(self, odoo):
+        for _ in range(2):
+            post(odoo)
+        odoo.get_calls()[0].received_at -= 3600  # as if the clock had been set meanwhile
         assert 0 <= odoo.get_intervals()[0] < 60
 
 
@@ -1532,15 +1492,14 @@ class TestClock:
     """The fake's clock is its own: what a test does to `time` changes nothing."""
 
     @pytest.mark.parametrize("name", CLOCKS)
-    def test_no_reading_of_a_patched_clock_is_used_up(self, fresh, name):
-        server = fresh()
-        server.play("ok@1ms")
+    def test_no_reading_of_a_patched_clock_is_used_up(self, odoo, name):
+        odoo.play("ok@1ms")
         patched = mock.patch.object(time, name, side_effect=[1.0, 2.0])
-        with contextlib.closing(bare_client(server)) as client, patched as clock:
+        with contextlib.closing(bare_client(odoo)) as client, patched as clock:
             answer = beat(client)
-            outcomes = [in_time(function) for function in (
-                lambda: server.wait_for_calls(2, timeout=0.01), lambda: server.down(0.001),
-                server.get_intervals, server.reset, server.stop, server.start,
+            outcomes = [in_background(function).result() for function in (
+                lambda: odoo.wait_for_calls(2, timeout=0.01), lambda: odoo.down(0.001),
+                odoo.get_intervals, odoo.reset, odoo.stop, odoo.start,
             )]
         assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
         assert [type(outcome) for outcome in outcomes] == [
@@ -1549,7 +1508,7 @@ class TestClock:
 
     def test_a_wait_ends_while_time_stands_still(self, odoo):
         with frozen():
-            error = in_time(lambda: odoo.wait_for_calls(1, timeout=0.05))
+            error = in_background(lambda: odoo.wait_for_calls(1, timeout=0.05)).result()
         assert str(error) == "0 of 1 calls in 0.05 s; no calls"
 
     def test_a_wait_over_http_ends_while_time_stands_still(self, steered):
@@ -1598,12 +1557,6 @@ class TestEndOfACall:
         until(lambda: call.took is not None)
         return call
 
-    def test_it_knows_neither_before(self, odoo):
-        odoo.play("ok@60s")
-        with connect(odoo, request_bytes()):
-            (call,) = odoo.wait_for_calls(1)
-            assert (call.took, call.left) == (None, None)
-
     @pytest.mark.parametrize(("script", "least"), [
         ("ok", 0), ("ok@50ms", 0.03), ("503@50ms", 0.03)  # the clock of Windows ticks every 16 ms
     ])
@@ -1623,36 +1576,8 @@ class TestEndOfACall:
         post(server)
         assert self.ended(server).took > 0.01
 
-    def test_took_is_how_long_a_client_waits(self, odoo):
-        odoo.play("stall")
-        began = time.perf_counter()
-        with pytest.raises(socket.timeout):
-            post(odoo, timeout=0.1)
-        assert 0.08 <= self.ended(odoo).took <= time.perf_counter() - began
-
-    @pytest.mark.parametrize("script", ["ok@60s", "503@60s", "stall", "drip", "reset@60s"])
-    def test_a_client_that_hangs_up_has_left(self, fresh, script):
-        seen = []
-        server = fresh(on_event=lambda event: event["event"] == "left" and seen.append(event))
-        server.play(script)
-        with connect(server, request_bytes()):
-            server.wait_for_calls(1)
-        until(lambda: seen)
-        server.stop()
-        (call,) = server.get_calls()
-        assert call.left is True
-        assert [(left["number"], left["after"]) for left in seen] == [(1, round(call.took, 3))]
-        assert "left" not in [event["event"] for event in server.get_events()]
-
-    def test_a_success_whose_client_has_left_is_accepted_all_the_same(self, odoo):
-        odoo.play("ok@60s")
-        with connect(odoo, request_bytes()):
-            odoo.wait_for_calls(1)
-        call = self.ended(odoo)
-        assert (call.accepted, call.left, odoo.get_heartbeat_count()) == (True, True, 1)
-
     @pytest.mark.parametrize("script", [
-        "ok", "503", "ok@1ms", *mock_odoo.WORDS, *(set(mock_odoo.FAULTS) - {"stall"})
+        "ok", "503", "ok@1ms", *mock_odoo.WORDS, *(f for f in mock_odoo.FAULTS if f != "stall")
     ])
     def test_a_client_that_stays_to_the_end_has_not_left(self, fresh, monkeypatch, script):
         monkeypatch.setattr(mock_odoo, DRIP_INTERVAL, 0)
@@ -1664,43 +1589,47 @@ class TestEndOfACall:
         server.stop()
         assert "left" not in seen
 
-    @pytest.mark.parametrize("script", ["ok@60s", "stall", "drip"])
-    @pytest.mark.parametrize("end", named({
-        "reset": MockOdooServer.reset,
-        "stop": MockOdooServer.stop,
-        "down": MockOdooServer.down,
-    }))
-    def test_a_client_that_we_cut_has_not_left(self, fresh, monkeypatch, script, end):
-        monkeypatch.setattr(mock_odoo, DRIP_INTERVAL, 60.0)
-        server = fresh()
-        server.play(script)
-        with connect(server, request_bytes()) as connection:
-            (call,) = server.wait_for_calls(1)
-            end(server)
-            drain(connection)
-            until(lambda: call.took is not None)
-        assert call.left is False
-
     @pytest.mark.skipif(
-        not hasattr(select, "POLLRDHUP"), reason="no POLLRDHUP here: it is seen a little later"
-    )
-    @pytest.mark.parametrize("end", named({
-        "reset": MockOdooServer.reset,
-        "stop": MockOdooServer.stop,
-        "down": MockOdooServer.down,
-    }))
-    def test_a_client_that_has_left_does_not_come_back_when_we_cut_it(self, fresh, end):
-        server = fresh()
+        not hasattr(select, "POLLRDHUP"), reason="no POLLRDHUP here: it is seen a little later")
+    @stop_and_down
+    def test_a_client_that_has_left_does_not_come_back_when_we_cut_it(self, odoo, end):
         for _ in range(10):
-            server.play("stall")
-            with connect(server, request_bytes()):
-                (call,) = server.wait_for_calls(1)
+            odoo.play("stall")
+            with connect(odoo, request_bytes()):
+                (call,) = odoo.wait_for_calls(1)
             before = call.left
-            end(server)
-            server.stop()
+            end(odoo)
+            odoo.stop()
             assert (before, call.left) == (True, True)
-            server.start()
-            server.reset()
+            odoo.start()
+            odoo.reset()
+
+    def test_a_client_that_leaves_before_its_turn_has_left_then(self, fresh):
+        def make_success(self, payload):
+            entered.set()
+            leave.wait(PATIENCE)
+            return {}
+
+        entered, leave = threading.Event(), threading.Event()
+        server = fresh(variant(make_success=make_success))
+        first = in_background(post, server)
+        entered.wait(PATIENCE)
+        with connect(server, request_bytes()):
+            time.sleep(0.1)
+        time.sleep(0.3)
+        leave.set()
+        first.result()
+        call = server.wait_for_calls(2)[1]
+        assert (call.left, 0.05 < call.took < 0.3) == (True, True)
+        assert 0 <= server.get_intervals()[0] < 0.3
+
+    def test_a_client_that_leaves_just_before_the_answer_has_left(self, fresh):
+        server = fresh(on_call=lambda call: time.sleep(0.02))
+        with connect(server, request_bytes()) as half, connect(server, request_bytes()):
+            half.shutdown(socket.SHUT_WR)
+        server.wait_for_calls(2)
+        server.stop()
+        assert [call.left for call in server.get_calls()] == [True, True]
 
     def test_the_journal_has_both(self, odoo):
         post(odoo)
@@ -1717,11 +1646,6 @@ class TestWaiting:
         assert [call.number for call in odoo.wait_for_calls(2)] == [1, 2]
         assert odoo.wait_for_heartbeats(0) == [{"n": 1}, {"n": 2}]
 
-    def test_a_wait_ends_when_the_heartbeat_comes(self, odoo):
-        waiting = in_background(odoo.wait_for_heartbeats, 1, 60)
-        post(odoo)
-        assert waiting.result() == [HEARTBEAT]
-
     def test_wait_for_heartbeats_waits_for_accepted_ones(self, odoo):
         odoo.play("503, ok")
         waiting = in_background(odoo.wait_for_heartbeats, 1, 60)
@@ -1731,38 +1655,34 @@ class TestWaiting:
         post(odoo)
         assert len(waiting.result()) == 1
 
-    def test_a_time_out_tells_the_timeline(self, odoo):
-        odoo.play("503, ok, ok")
-        for _ in range(3):
+    @pytest.mark.parametrize(("script", "n", "where", "told"), named({
+        "nothing": ("", 0, None, "0 of 27 calls in 0.0 s; no calls"),
+        "calls": ("503, ok, ok", 3, None, "3 of 27 calls in 0.0 s; calls: 503, ok, ok"),
+        "many": (
+            "503*25, ok", 26, None,
+            "26 of 27 calls in 0.0 s; calls: ..., " + "503, " * 19 + "ok"),
+        "which fit": (
+            "503, ok", 2, lambda call: call.reply == "503",
+            "1 of 27 calls that fit in 0.0 s; calls: 503, ok"),
+    }))
+    def test_a_time_out_tells_what_came(self, odoo, script, n, where, told):
+        odoo.play(script)
+        for _ in range(n):
             post(odoo)
         with pytest.raises(TimeoutError) as caught:
-            odoo.wait_for_heartbeats(3, timeout=0.001)
-        assert str(caught.value) == "2 of 3 heartbeats in 0.001 s; calls: 503, ok, ok"
-
-    def test_a_time_out_tells_that_nothing_came(self, odoo):
-        with pytest.raises(TimeoutError, match="^0 of 1 calls in 0.0 s; no calls$"):
-            odoo.wait_for_calls(1, timeout=0)
+            odoo.wait_for_calls(27, timeout=0, where=where)
+        assert str(caught.value) == told
 
     def test_a_time_out_tells_what_missed_the_endpoint(self, odoo):
         send(odoo, "POST", PATH + "s?a=1", BODY, JSON)
         send(odoo, "GET", PATH)
         exchange(odoo, b"\x16\x03\x01\x02\x00")
+        tls = "400 this is TLS, and the port speaks plain HTTP"
+        unmatched = [f"404 POST {PATH}s", f"405 GET {PATH}", tls]
         with pytest.raises(TimeoutError) as caught:
-            odoo.wait_for_calls(1, timeout=0)
-        unmatched = [
-            f"404 POST {PATH}s",
-            f"405 GET {PATH}",
-            "400 this is TLS, and the port speaks plain HTTP",
-        ]
-        told = f"0 of 1 calls in 0.0 s; no calls; unmatched: {unmatched}"
+            odoo.wait_for_heartbeats(1, timeout=0.001)
+        told = f"0 of 1 heartbeats in 0.001 s; no calls; unmatched: {unmatched}"
         assert str(caught.value) == told
-
-    def test_a_time_out_tells_the_end_of_a_long_timeline(self, odoo):
-        odoo.play("503*25, ok")
-        for _ in range(26):
-            post(odoo)
-        with pytest.raises(TimeoutError, match=r"calls: \.\.\., (503, ){19}ok$"):
-            odoo.wait_for_calls(27, timeout=0)
 
     def test_a_wait_has_all_the_time_it_was_given(self, odoo):
         began = time.perf_counter()
@@ -1787,32 +1707,11 @@ class TestWaiting:
         assert send(server, "GET", "/_mock/wait").status == 200
         assert asked == [(1, 5)] * 2
 
-    def test_a_thousand_waits_leave_nothing_in_memory(self, odoo):
-        tracemalloc = pytest.importorskip("tracemalloc")
-
-        def wait(times):
-            for _ in range(times):
-                with contextlib.suppress(TimeoutError):
-                    odoo.wait_for_calls(1, timeout=0.00005)
-
-        wait(50)
-        tracemalloc.start()
-        try:
-            wait(50)
-            size = -tracemalloc.get_traced_memory()[0]
-            wait(1000)
-            gc.collect()
-            size += tracemalloc.get_traced_memory()[0]
-        finally:
-            tracemalloc.stop()
-        assert size < 20000  # bytes; a lock has more than 20
-
-    def test_a_wait_goes_on_over_a_restart(self, fresh):
-        server = fresh()
-        waiting = in_background(server.wait_for_heartbeats, 1, 60)
-        server.stop()
-        server.start()
-        post(server)
+    def test_a_wait_goes_on_over_a_restart(self, odoo):
+        waiting = in_background(odoo.wait_for_heartbeats, 1, 60)
+        odoo.stop()
+        odoo.start()
+        post(odoo)
         assert waiting.result() == [HEARTBEAT]
 
     @pytest.mark.parametrize(("n", "timeout", "error", "complaint"), named({
@@ -1847,22 +1746,14 @@ class TestWaitingForTheOneThatFits:
         calls = odoo.wait_for_calls(2, where=lambda call: not call.accepted)
         assert [call.reply for call in calls] == ["503", "429"]
 
-    def test_each_is_looked_at_once(self, odoo):
+    def test_each_is_looked_at_once_and_the_function_may_use_the_server(self, odoo):
         seen = []
-
-        def where(call):
-            seen.append(call.number)
-            return True
-
-        waiting = in_background(odoo.wait_for_calls, 5, PATIENCE, where)
+        waiting = in_background(
+            odoo.wait_for_calls, 5, PATIENCE,
+            lambda call: seen.append(call.number) or odoo.get_call_count() > 0)
         for _ in range(5):
             post(odoo)
-        assert len(waiting.result()) == 5
-        assert seen == [1, 2, 3, 4, 5]
-
-    def test_the_function_may_use_the_server(self, odoo):
-        post(odoo)
-        assert odoo.wait_for_calls(1, where=lambda call: odoo.get_call_count() == 1)
+        assert (len(waiting.result()), seen) == (5, [1, 2, 3, 4, 5])
 
     def test_what_it_raises_reaches_the_caller(self, odoo):
         post(odoo)
@@ -1881,20 +1772,11 @@ class TestWaitingForTheOneThatFits:
         post(odoo, {"n": 3})
         assert waiting.result() == [{"n": 2}, {"n": 3}]
 
-    def test_a_time_out_tells_how_many_fitted_and_what_else_came(self, odoo):
-        odoo.play("503, ok")
-        post(odoo)
-        post(odoo)
-        with pytest.raises(TimeoutError) as caught:
-            odoo.wait_for_calls(2, timeout=0, where=lambda call: call.reply == "503")
-        assert str(caught.value) == "1 of 2 calls that fit in 0.0 s; calls: 503, ok"
-
-    def test_it_ends_in_time_however_many_come(self, fresh):
-        server = fresh()
+    def test_it_ends_in_time_however_many_come(self, odoo):
         ended = threading.Event()
-        clients = [in_background(post_until, ended, server) for _ in range(2)]
+        clients = [in_background(post_until, ended, odoo) for _ in range(2)]
         with pytest.raises(TimeoutError, match="^0 of 1 calls that fit"):
-            server.wait_for_calls(1, timeout=0.2, where=lambda call: False)
+            odoo.wait_for_calls(1, timeout=0.2, where=lambda call: False)
         ended.set()
         for client in clients:
             client.result()
@@ -1903,45 +1785,6 @@ class TestWaitingForTheOneThatFits:
     def test_it_must_be_callable(self, odoo, name):
         with pytest.raises(TypeError, match="where must be callable, not 'KKT-001'"):
             getattr(odoo, name)(1, where="KKT-001")
-
-
-class TestWaitingAfterAnOutage:
-    """The system gives the ident of a thread that has ended to the next one. They are no worker."""
-
-    @pytest.fixture
-    def after_outage(self, fresh):
-        """A server whose eight workers have just ended."""
-        server = fresh(control=True)
-        server.play("stall*")
-        with contextlib.ExitStack() as stack:
-            for _ in range(8):
-                stack.enter_context(connect(server, request_bytes()))
-            server.wait_for_calls(8)
-            server.down(0)
-        server.reset()
-        return server
-
-    def test_no_wait_in_a_new_thread_gives_up(self, after_outage):
-        waiting = [in_background(after_outage.wait_for_calls, 1) for _ in range(20)]
-        post(after_outage)
-        assert [len(thread.result()) for thread in waiting] == [1] * 20
-
-    def test_no_wait_over_http_gives_up(self, after_outage):
-        path = "/_mock/wait?timeout=30"
-        waiting = [in_background(send, after_outage, "GET", path) for _ in range(8)]
-        until(lambda: all(thread.is_alive() for thread in waiting))
-        post(after_outage)
-        assert [thread.result().status for thread in waiting] == [200] * 8
-
-    def test_a_stop_in_a_new_thread_spares_no_client(self, after_outage):
-        after_outage.play("stall*")
-        with contextlib.ExitStack() as stack:
-            clients = [
-                stack.enter_context(connect(after_outage, request_bytes())) for _ in range(8)]
-            after_outage.wait_for_calls(8)
-            stops = [in_background(after_outage.stop) for _ in range(8)]
-            assert [stop.result() for stop in stops] == [None] * 8
-            assert [drain(client)[0] for client in clients] == [b""] * 8
 
 
 class TestWaitingInVain:
@@ -2004,95 +1847,70 @@ class TestRepeats:
         post(odoo)
         assert [call.repeats for call in odoo.get_calls()] == [None, None]
 
-    def test_the_same_body_after_a_client_that_did_not_wait_for_the_service_is_a_repeat(
-        self, fresh
-    ):
-        entered, leave = threading.Event(), threading.Event()
-        server = fresh(on_call=lambda call: (entered.set(), leave.wait(PATIENCE)))
+    def test_so_it_is_after_a_client_that_did_not_wait_for_the_service(self, fresh, held):
+        server = fresh(on_call=held)
         with connect(server, request_bytes()):
-            entered.wait(PATIENCE)
+            held.wait()
         again = in_background(post, server)
         server.wait_for_calls(2)
-        leave.set()
+        held.let_go()
         again.result()
         assert [call.repeats for call in server.get_calls()] == [None, 1]
 
-    def test_each_spoilt_answer_has_one_repeat(self, odoo):
-        odoo.play("503*2")
-        for _ in range(4):
-            post(odoo)
-        assert [call.repeats for call in odoo.get_calls()] == [None, 1, 2, None]
+    def test_the_same_body_after_an_answer_that_we_cut_is_a_repeat(self, odoo):
+        odoo.play("ok@60s")
+        client = in_background(try_post, odoo)
+        odoo.wait_for_calls(1)
+        odoo.down(0)
+        client.result()
+        post(odoo)
+        assert [call.repeats for call in odoo.get_calls()] == [None, 1]
 
-    def test_another_body_after_a_spoilt_answer_is_none(self, odoo):
-        odoo.play("reset")
-        with contextlib.suppress(OSError):
-            post(odoo, {"n": 1})
-        post(odoo, {"n": 2})
-        assert odoo.get_calls()[1].repeats is None
+    def test_each_spoilt_answer_has_one_repeat_with_the_same_body(self, odoo):
+        odoo.play("503*3")
+        for n in (1, 1, 1, 1, 2):
+            post(odoo, {"n": n})
+        assert [call.repeats for call in odoo.get_calls()] == [None, 1, 2, 3, None]
+
+    def test_the_latest_hundred_bodies_are_remembered(self, odoo):
+        odoo.play("503*")
+        for n in (0, *range(1, 60), 0, *range(60, 130), 0):
+            post(odoo, {"n": n})
+        assert odoo.get_calls()[-1].repeats == 61
 
 
 class TestEvents:
     """What was done to the fake."""
 
-    @staticmethod
-    def names(server):
-        return [event["event"] for event in server.get_events()]
-
-    def test_each_is_told_with_its_time(self, odoo):
+    def test_each_is_told_with_its_time_and_is_no_call(self, odoo):
         before = time.time()
         odoo.play("503*, ok", loop=True)
-        reset, script = odoo.get_events()
-        assert (reset["event"], script["event"]) == ("reset", "script")
+        start, script = odoo.get_events()
+        assert (start["event"], script["event"]) == ("start", "script")
         assert (script["script"], script["loop"]) == ("503*, ok", True)
         assert before <= script["at"] <= time.time()
         assert re.fullmatch(r"[-0-9]{10}T[:0-9]{8}\.[0-9]{3}[+-][0-9:]{5}", script["time"])
+        assert (odoo.get_call_count(), odoo.get_calls(), odoo.get_unmatched()) == (0, [], [])
 
-    def test_the_life_of_a_server_is_told_in_order(self, fresh):
-        server = fresh()
-        url = server.url
-        server.down(60)
-        server.up()
-        server.set_failure_count(2)
-        server.stop()
-        server.start()
-        events = server.get_events()
+    def test_the_life_of_a_server_is_told_in_order(self, odoo):
+        url = odoo.url
+        odoo.up()  # what changes nothing is no event
+        odoo.set_permanent_failure(False)
+        odoo.down(60)
+        odoo.up()
+        odoo.set_failure_count(2)
+        odoo.stop()
+        odoo.stop()
+        odoo.start()
+        events = odoo.get_events()
         assert [event["event"] for event in events] == [
             "start", "down", "up", "script", "stop", "start"]
         assert (events[0]["url"], events[1]["seconds"]) == (url, 60.0)
 
-    @pytest.mark.parametrize(("seconds", "end"), named({
-        "up()": (None, MockOdooServer.up),
-        "the time": (0.01, lambda server: until(lambda: len(server.get_events()) > 2)),
-        "no time at all": (0, lambda server: None),
-    }))
-    def test_the_end_of_an_outage_is_told_whatever_ends_it(self, fresh, seconds, end):
-        server = fresh()
-        server.down(seconds)
-        end(server)
-        assert self.names(server) == ["start", "down", "up"]
-
-    def test_a_reset_that_ends_an_outage_is_followed_by_its_end(self, fresh):
-        server = fresh()
-        server.down()
-        server.reset()
-        assert self.names(server) == ["reset", "up"]
-
-    def test_what_changes_nothing_is_no_event(self, fresh):
-        server = fresh()
-        server.up()
-        server.set_permanent_failure(False)
-        server.stop()
-        server.stop()
-        assert self.names(server) == ["start", "stop"]
-
-    def test_they_are_no_calls(self, fresh):
-        server = fresh()
-        server.play("503")
-        assert (server.get_call_count(), server.get_calls(), server.get_unmatched()) == (0, [], [])
-
-    def test_the_newest_hundred_are_kept(self, odoo):
+    def test_the_newest_hundred_are_kept_and_no_reader_spoils_them(self, odoo):
         for n in range(1, 121):
             odoo.set_failure_count(n)
+        odoo.get_events()[0].clear()
         assert [event["script"] for event in odoo.get_events()[::99]] == ["503*21", "503*120"]
 
     def test_they_are_told_over_http(self, steered):
@@ -2102,50 +1920,29 @@ class TestEvents:
         assert (status, told) == (200, {"events": steered.get_events()})
         assert [event["event"] for event in told["events"]] == ["start", "script", "down", "up"]
 
-    def test_a_reader_cannot_spoil_the_memory(self, odoo):
-        odoo.get_events()[0].clear()
-        assert odoo.get_events()[0]["event"] == "reset"
-
-    def test_on_event_sees_them_between_the_calls(self, fresh):
+    def test_on_event_sees_all_that_happens_between_the_calls(self, fresh):
         seen = []
         server = fresh(
-            on_call=lambda call: seen.append(call.reply),
-            on_event=lambda event: seen.append(event["event"]))
+            on_call=lambda call: seen.append(call.reply), control=True,
+            on_event=lambda event: seen.append(
+                event.get("unmatched") or event.get("request") or event["event"]))
+        server.routes["/sign"] = {"POST": lambda request: Reply(201, {})}
         until(lambda: seen == ["start"])
         server.play("503")
         post(server)
-        send(server, "GET", "/nowhere")
+        for path in ("/nowhere", "/health", "/web/login", "/_mock/state", "/_mock/nonsense"):
+            send(server, "GET", path)
+        assert send(server, "POST", "/sign?till=2", b"{}").status == 201
+        assert send(server, "POST", "/sign", b"x" * 2000000).status == 413
+        kept = [event["event"] for event in server.get_events()]
         server.reset()
         post(server)
         server.stop()
-        assert seen == ["start", "script", "503", "unmatched", "reset", "ok", "stop"]
-
-    def test_on_event_is_told_what_an_added_route_was_asked(self, fresh):
-        seen = []
-        server = fresh(on_event=seen.append)
-        server.routes["/sign"] = {"POST": lambda request: Reply(201, {})}
-        assert send(server, "POST", "/sign?till=2", b"{}").status == 201
-        assert send(server, "POST", "/sign", b"x" * 2000000).status == 413
-        server.stop()
-        told = [event["request"] for event in seen if event["event"] == "request"]
-        assert told == ["201 POST /sign", "413 POST /sign"]
-        assert [event["event"] for event in server.get_events()] == ["start", "stop"]
-
-    def test_on_event_is_not_told_of_own_routes(self, fresh):
-        seen = []
-        server = fresh(on_event=seen.append, control=True)
-        for path in ("/health", "/web/login", "/_mock/state", "/_mock/nonsense"):
-            send(server, "GET", path)
-        server.stop()
-        assert [event["event"] for event in seen] == ["start", "stop"]
-
-    def test_on_event_is_told_what_was_unmatched(self, fresh):
-        seen = []
-        server = fresh(on_event=seen.append)
-        send(server, "GET", "/nowhere")
-        server.stop()
-        del seen[-1]
-        assert (seen[-1]["event"], seen[-1]["unmatched"]) == ("unmatched", "404 GET /nowhere")
+        assert kept == ["start", "script"]
+        assert seen == [
+            "start", "script", "503", "404 GET /nowhere", "201 POST /sign", "413 POST /sign",
+            "reset", "ok", "stop",
+        ]
 
     def test_steering_in_on_call_is_told_after_that_call(self, fresh):
         seen = []
@@ -2159,44 +1956,23 @@ class TestEvents:
         server.stop()
         assert seen == ["start", 1, "script", 2, "script", "stop"]
 
-    def test_no_method_waits_for_an_on_call_that_hangs(self, fresh):
-        entered, leave, seen = threading.Event(), threading.Event(), []
-        server = fresh(
-            on_call=lambda call: (entered.set(), leave.wait(PATIENCE)),
-            on_event=lambda event: seen.append(event["event"]))
-        client = in_background(post, server)
-        entered.wait(PATIENCE)
+    def test_no_method_waits_for_an_on_call_that_hangs(self, fresh, held):
+        seen = []
+        server = fresh(on_call=held, on_event=lambda event: seen.append(event["event"]))
+        in_background(post, server)
+        held.wait()
         server.play("503")
         server.reset()
         assert seen == ["start"]
-        leave.set()
-        client.result()
+        held.let_go()
         until(lambda: seen == ["start", "script", "reset"])
 
-    def test_on_event_may_stop_the_server_when_an_outage_ends(self, fresh, new_threads):
-        server = fresh(on_event=lambda event: event["event"] == "up" and server.stop())
-        server.down(0.01)
-        until(lambda: not server.is_running)
-        until(lambda: new_threads() == [])
-
-    @pytest.mark.parametrize("call", named({
-        "up": MockOdooServer.up,
-        "reset": MockOdooServer.reset,
-        "stop": MockOdooServer.stop,
-        "down": MockOdooServer.down,
-        "down for no time": lambda server: server.down(0),
-        "down for a while": lambda server: server.down(0.001),
-        "play": lambda server: server.play("503"),
-        "forget": MockOdooServer.forget,
-        "start": MockOdooServer.start,
-        "get_calls": MockOdooServer.get_calls,
-        "wait_for_calls": lambda server: server.wait_for_calls(0),
-    }))
+    @pytest.mark.parametrize("call", named(CALLS))
     @pytest.mark.parametrize("name", ["start", "down", "up", "script", "reset", "stop"])
     def test_on_event_may_steer_at_every_event(self, name, call):
         def on_event(event):
-            if event["event"] == name and not steered:
-                steered.append(True)
+            if event["event"] == name and not done:
+                done.append(True)
                 with contextlib.suppress(RuntimeError):  # it does not run now, or runs already
                     call(server)
 
@@ -2209,63 +1985,35 @@ class TestEvents:
                     method(server)
             server.stop()
 
-        steered = []
+        done = []
         server = MockOdooServer(port=0, on_event=on_event)
-        assert in_time(use) is None
-        assert in_time(server.stop) is None  # on_event may have started it again
-        assert (steered, refused(server)) == ([True], True)
+        assert in_background(use).result() is None
+        assert in_background(server.stop).result() is None  # on_event may have started it again
+        assert (done, refused(server)) == ([True], True)
 
-    def test_on_event_may_steer_while_threads_steer(self, fresh):
+    def test_they_come_in_order_when_threads_and_on_event_steer_at_once(
+        self, fresh, often_switching
+    ):
         def on_event(event):
+            seen.append(event)
             if event["event"] == "up":
-                server.play("503")
+                server.play("429")
 
-        def steer():
-            for _ in range(20):
-                server.down(0)
-                server.reset()
-
-        server = fresh(on_event=on_event)
-        threads = [in_background(steer) for _ in range(3)]
-        assert [thread.result() for thread in threads] == [None] * 3
-        server.stop()
-        assert refused(server)
-
-    def test_they_come_in_order_when_threads_steer_at_once(self, fresh, often_switching):
         def steer(number):
             for n in range(8):
                 server.set_failure_count(number * 100 + n)
                 server.down(0)
 
         seen = []
-        server = fresh(on_event=seen.append)
+        server = fresh(on_event=on_event)
         for thread in [in_background(steer, number) for number in range(1, 5)]:
             assert thread.result() is None
+        until(lambda: len(seen) == 1 + 4 * 8 * 4)
         server.stop()
-        assert seen == server.get_events()
-        assert len(seen) == 1 + 4 * 8 * 3 + 1
+        assert seen[-100:] == server.get_events()
         scripts = [event["script"] for event in seen if event["event"] == "script"]
         assert scripts[-1] == server.script
-
-    @pytest.mark.parametrize("error", named({
-        "full disk": OSError(errno.ENOSPC, "on purpose"),
-        "failing test": pytest.fail.Exception("on purpose"),
-    }))
-    def test_a_log_that_fails_holds_up_nothing(self, fresh, error):
-        class Failing(logging.Handler):
-            def emit(self, record):
-                raise error
-
-        handler, log = Failing(), logging.getLogger("mock_odoo")
-        log.addHandler(handler)
-        try:
-            server = fresh(on_event=lambda event: 1 / 0, on_call=lambda call: 1 / 0)
-            for method in (server.down, server.up, server.reset, server.set_success):
-                assert in_time(method) is None
-            assert post(server, timeout=5).status == 200
-            assert in_time(server.stop) is None
-        finally:
-            log.removeHandler(handler)
+        assert refused(server)
 
     def test_logging_in_it_leaves_no_thread_in_the_list(self, fresh, caplog):
         def log(news):
@@ -2283,89 +2031,41 @@ class TestEvents:
         assert set(threading.enumerate()) <= before
         assert len(caplog.records) > 5
 
-    def test_what_it_raises_is_logged_and_fails_nothing(self, fresh, caplog):
-        server = fresh(on_event=lambda event: pytest.fail("on purpose"))
-        server.play("503")
-        assert post(server).status == 503
-        server.stop()
-        assert {record.getMessage() for record in caplog.records} == {"on_event failed"}
-
-    def test_it_must_be_callable(self):
-        with pytest.raises(TypeError, match="on_event must be callable"):
-            MockOdooServer(on_event="print")
-
 
 class TestLocksOfTheCaller:
     """No method but stop() waits for a function of the user's, so a caller may hold its locks."""
 
-    @pytest.mark.parametrize("make", [threading.Lock, threading.RLock, threading.Condition])
-    @pytest.mark.parametrize("call", named({
-        "start": MockOdooServer.start,
-        "down": MockOdooServer.down,
-        "down for a while": lambda server: server.down(0.001),
-        "up": MockOdooServer.up,
-        "play": lambda server: server.play("503"),
-        "set_success": MockOdooServer.set_success,
-        "set_failure_count": lambda server: server.set_failure_count(3),
-        "set_permanent_failure": MockOdooServer.set_permanent_failure,
-        "reset": MockOdooServer.reset,
-        "forget": MockOdooServer.forget,
-        "get_calls": MockOdooServer.get_calls,
-        "wait_for_calls": lambda server: server.wait_for_calls(1),
-        "repr": repr,
-    }))
-    def test_a_method_returns_while_the_main_thread_holds_a_lock(self, fresh, call, make):
+    @pytest.mark.parametrize("make", [threading.Lock, threading.RLock])
+    @pytest.mark.parametrize("name", [name for name in CALLS if name != "stop"])
+    def test_a_method_returns_while_the_main_thread_holds_a_lock(self, fresh, name, make):
         def on_news(news):
             got.append(lock.acquire(timeout=5))
             lock.release()
 
         lock, got = make(), []
-        if make is threading.Condition:
-            lock.acquire = lock._lock.acquire  # where Condition's takes no time-out
         server = fresh(on_event=on_news, on_call=on_news)
         post(server)
-        if call is MockOdooServer.start:
+        if name == "start":
             server.stop()
         with lock:
-            call(server)
+            CALLS[name](server)
         server.stop()
         assert set(got) == {True}
 
-    def test_an_event_can_be_waited_for_on_a_condition(self, fresh):
-        def on_event(event):
-            with condition:
-                events.append(event["event"])
-                condition.notify_all()
-
-        condition, events = threading.Condition(), []
-        server = fresh(on_event=on_event)
-        with condition:
-            server.down(0.01)
-            assert condition.wait_for(lambda: "up" in events, PATIENCE)
-            server.reset()
-            assert condition.wait_for(lambda: "reset" in events, PATIENCE)
-
 
 @pytest.fixture
-def changing(fresh, monkeypatch):
+def changing(odoo, held, monkeypatch):
     """A server in the middle of a change, and the function that ends it."""
-    entered, leave = threading.Event(), threading.Event()
     real = socket.SocketType.listen
-
-    def listen(self, *args):
-        entered.set()
-        leave.wait(PATIENCE)
-        return real(self, *args)
-
-    server = fresh()
-    server.play("429")
-    server.down()
+    odoo.play("429")
+    odoo.down()
     with monkeypatch.context() as patch:
-        patch.setattr(FakeSocket, "listen", listen, raising=False)
-        opening = in_background(server.up)
-        entered.wait(PATIENCE)
-        yield server, leave.set
-        leave.set()
+        patch.setattr(
+            FakeSocket, "listen", lambda self, *args: held() or real(self, *args), raising=False)
+        opening = in_background(odoo.up)
+        held.wait()
+        yield odoo, held.let_go
+        held.let_go()
         assert opening.result() is None
 
 
@@ -2380,34 +2080,23 @@ class TestReaders:
         lambda server: server.wait_for_calls(0), lambda server: server.wait_for_heartbeats(0),
     )
 
-    def test_they_wait_for_no_change(self, changing):
+    def test_they_wait_for_no_change_and_start_no_thread(self, changing):
         server, _ = changing
         for read in self.READERS:
-            in_time(lambda read=read: read(server), 5)
+            in_background(read, server).result(5)
+        with out_of_threads():
+            for read in self.READERS:
+                read(server)
 
-    @pytest.mark.parametrize("call", named({
-        "play": lambda server: server.play("503"),
-        "reset": MockOdooServer.reset,
-        "forget": MockOdooServer.forget,
-        "down": MockOdooServer.down,
-        "up": MockOdooServer.up,
-        "stop": MockOdooServer.stop,
-    }))
-    def test_a_change_waits_for_another(self, changing, call):
+    @pytest.mark.parametrize("name", ["play", "reset", "forget", "down", "up", "stop"])
+    def test_a_change_waits_for_another(self, changing, name):
         server, end = changing
-        thread = in_background(call, server)
+        thread = in_background(CALLS[name], server)
         thread.join(0.05)
         assert thread.is_alive()
         assert (server.script, server.is_running) == ("429", True)
         end()
         assert thread.result() is None
-
-    def test_they_start_no_thread(self, fresh):
-        server = fresh()
-        post(server)
-        with out_of_threads():
-            for read in self.READERS:
-                read(server)
 
     def test_they_never_fail_during_changes(self, fresh, often_switching):
         def steer():
@@ -2454,80 +2143,58 @@ class TestOnCall:
             post(server)
             assert len(seen) == number
         assert seen == [(1, "503"), (2, "ok"), (3, "ok")]
-
-    def test_the_order_holds_among_many_clients(self, fresh):
-        seen = []
-        server = fresh(on_call=lambda call: seen.append(call.number))
         for thread in [in_background(post, server) for _ in range(30)]:
             assert thread.result().status == 200
-        assert seen == list(range(1, 31))
+        assert [number for number, _ in seen] == list(range(1, 34))
 
-    def test_an_answer_waits_for_no_later_call(self, fresh):
+    def test_an_answer_waits_for_its_own_call_and_for_no_later_one(self, fresh):
+        """Also where the thread of another call tells on_call of it."""
+
         def on_call(call):
             if call.number == 1:
                 until(lambda: server.get_call_count() == 3)
             else:
+                seen.set()
                 leave.wait(PATIENCE)
 
-        leave = threading.Event()
-        server = fresh(on_call=on_call)
-        first = in_background(post, server)
-        server.wait_for_calls(1)
-        others = [in_background(post, server) for _ in range(2)]
-        assert first.result().status == 200
-        assert all(other.is_alive() for other in others)
-        leave.set()
-        for other in others:
-            other.result()
-
-    @pytest.mark.parametrize("end", named({
-        "stop": MockOdooServer.stop,
-        "down": MockOdooServer.down,
-        "down for no time": lambda server: server.down(0),
-    }))
-    def test_only_the_client_of_the_call_that_ends_the_server_is_answered(self, fresh, end):
-        server = fresh(on_call=lambda call: call.number == 2 and end(server))
-        server.play("stall, ok@60s*")
-        with connect(server, request_bytes()) as bystander:
+        for _ in range(10):
+            seen, leave = threading.Event(), threading.Event()
+            server = fresh(on_call=on_call)
+            first = in_background(post, server)
             server.wait_for_calls(1)
-            assert post(server).status == 200
-            assert drain(bystander)[0] == b""
+            others = [in_background(post, server) for _ in range(2)]
+            assert first.result().status == 200
+            seen.wait(PATIENCE)
+            others[0].join(0.01)
+            assert all(other.is_alive() for other in others)
+            leave.set()
+            assert [other.result().status for other in others] == [200] * 2
+            server.stop()
 
-    def test_its_exception_is_logged_and_fails_no_reply(self, fresh, caplog):
-        def on_call(call):
-            raise KeyError("shelf")
+    @pytest.mark.parametrize("name", ["on_call", "on_unmatched", "on_event"])
+    @pytest.mark.parametrize("error", [KeyError("shelf"), pytest.fail.Exception("shelf")])
+    def test_what_a_function_raises_is_logged_and_fails_no_reply(self, fresh, caplog, name, error):
+        def fail(news):
+            raise error
 
-        server = fresh(on_call=on_call)
-        assert [post(server).status for _ in range(2)] == [200, 200]
-        records = [(record.name, record.levelno, record.getMessage()) for record in caplog.records]
-        assert records == [("mock_odoo", logging.ERROR, "on_call failed")] * 2
-        assert "shelf" in caplog.text
-
-    def test_a_failing_test_in_a_subclass_is_answered_and_holds_up_nothing(
-        self, fresh, new_threads, caplog
-    ):
-        server = fresh(variant(make_success=lambda self, payload: pytest.fail("on purpose")))
-        assert [post(server).status for _ in range(3)] == [500] * 3
+        server = fresh(**{name: fail})
+        server.play("503")
+        assert [post(server).status for _ in range(2)] == [503, 200]
+        assert send(server, "GET", "/nowhere").status == 404
         server.stop()
-        assert new_threads() == []
-
-    def test_a_failing_test_in_it_fails_no_reply(self, fresh, caplog):
-        server = fresh(on_call=lambda call: pytest.fail("on purpose"))
-        assert post(server).status == 200
-        assert "on purpose" in caplog.text
+        records = {(record.name, record.levelno, record.getMessage()) for record in caplog.records}
+        assert records == {("mock_odoo", logging.ERROR, name + " failed")}
+        assert "shelf" in caplog.text
 
     def test_a_reset_in_it_lets_go_the_reply_on_its_way(self, fresh):
         server = fresh(on_call=lambda call: server.reset())
         server.play("ok@60s, stall")
         assert post(server).status == 200
 
-    def test_the_client_of_a_call_that_stops_the_server_is_answered(self, fresh):
-        server = fresh(on_call=lambda call: server.stop())
-        assert post(server).status == 200
-        assert refused(server)
-
     @stop_and_down
-    def test_the_client_of_a_call_that_ends_the_server_is_answered_among_many(self, fresh, end):
+    def test_the_client_of_a_call_that_ends_the_server_is_answered_among_many(
+        self, fresh, new_threads, end
+    ):
         def race():
             server = fresh(on_call=lambda call: call.payload.get("last") and end(server))
             barrier = threading.Barrier(4)
@@ -2540,46 +2207,39 @@ class TestOnCall:
             assert in_background(client, True).result().status == 200
             for other in others:
                 other.result()
+            assert refused(server)
+            server.stop()
 
         for _ in range(10):
             race()
+        assert new_threads() == []
 
-    def test_a_stop_waits_for_it_after_an_outage_of_its_own_making(self, fresh, new_threads):
-        entered, leave = threading.Event(), threading.Event()
-
+    def test_the_client_of_a_call_that_ends_the_server_is_answered_though_another_ends_it_too(
+        self, fresh
+    ):
         def on_call(call):
-            server.down(0)
-            entered.set()
-            leave.wait(5)
+            if call.number == 1:
+                until(lambda: server.get_call_count() == 2)
+            server.down()
 
-        server = fresh(on_call=on_call)
+        for _ in range(10):
+            server = fresh(on_call=on_call)
+            with connect(server, KEPT) as one, connect(server, KEPT) as other:
+                first = server.wait_for_calls(2)[0].client[1]
+                chosen = one if one.getsockname()[1] == first else other
+                assert chosen.recv(100).startswith(b"HTTP/1.1 200")
+
+    def test_a_stop_waits_for_it_after_an_outage_of_its_own_making(self, fresh, new_threads, held):
+        server = fresh(on_call=lambda call: server.down(0) or held())
         client = in_background(post, server)
-        entered.wait(5)
+        held.wait()
         stopping = in_background(server.stop)
         until(lambda: refused(server))
         assert stopping.is_alive()
-        leave.set()
+        held.let_go()
         stopping.result()
         assert new_threads() == []
         client.result()
-
-    def test_it_may_steer_the_server(self, fresh):
-        def on_call(call):
-            if call.number == 2:
-                server.play("503*")
-
-        server = fresh(on_call=on_call)
-        assert [post(server).status for _ in range(4)] == [200, 200, 503, 503]
-
-    @stop_and_down
-    def test_it_may_end_the_server_under_load(self, fresh, new_threads, end):
-        server = fresh(on_call=lambda call: call.number == 5 and end(server))
-        clients = [in_background(post, server) for _ in range(10)]
-        for client in clients:
-            client.result()
-        assert refused(server)
-        server.stop()
-        assert new_threads() == []
 
     def test_a_wait_in_it_ends_with_the_server(self, fresh, new_threads, caplog):
         server = fresh(on_call=lambda call: server.wait_for_calls(99, timeout=60))
@@ -2589,11 +2249,6 @@ class TestOnCall:
         client.result()
         assert new_threads() == []
         assert "the server was stopped; 1 of 99 calls" in caplog.text
-
-    @pytest.mark.parametrize("bad", [5, "print"])
-    def test_it_must_be_callable(self, bad):
-        with pytest.raises(TypeError, match="on_call must be callable"):
-            MockOdooServer(on_call=bad)
 
 
 class TestUnmatched:
@@ -2636,15 +2291,6 @@ class TestUnmatched:
         send(server, "GET", "/nowhere")
         assert seen == ["404 GET /nowhere"]
         assert caplog.records == []
-
-    def test_an_exception_of_on_unmatched_is_logged_and_fails_no_reply(self, fresh, caplog):
-        server = fresh(on_unmatched=lambda what: pytest.fail("on purpose"))
-        assert send(server, "GET", "/nowhere").status == 404
-        assert [record.getMessage() for record in caplog.records] == ["on_unmatched failed"]
-
-    def test_on_unmatched_must_be_callable(self):
-        with pytest.raises(TypeError, match="on_unmatched must be callable, not 'print'"):
-            MockOdooServer(on_unmatched="print")
 
 
 # ------------------------------------------------------------------------------------------
@@ -2703,8 +2349,7 @@ class TestContract:
         "capacity as flag": ("buffer_status.total_capacity", True, ", got True"),
         "negative queue": (
             "buffer_status.current_queued", -1, "expected a whole number, 0 or more, got -1"),
-        "percent as text": (
-            "buffer_status.percent_full", "high", "expected a number, got 'high'"),
+        "percent as text": ("buffer_status.percent_full", "high", "expected a number, got 'high'"),
         "percent as flag": ("buffer_status.percent_full", False, ", got False"),
         "no breaker": ("circuit_breaker", ..., "missing"),
         "state in small letters": (
@@ -2787,6 +2432,7 @@ class TestEndpoints:
     @pytest.mark.parametrize("script", ["", "503*", "reset*", "stall*"])
     @pytest.mark.parametrize(("path", "body"), named({
         "health": ("/health", {"status": "ok"}),
+        "of the compose files": ("/api/v1/health", {"status": "ok"}),
         "web health": ("/web/health", {"status": "pass"}),
     }))
     def test_health_tells_in_every_mode_that_the_fake_runs(self, odoo, path, body, script):
@@ -2795,35 +2441,28 @@ class TestEndpoints:
         assert (response.status, response.json()) == (200, body)
         assert odoo.get_call_count() == 0
 
-    def test_the_health_check_of_the_compose_files_is_answered(self, odoo):
-        assert send(odoo, "GET", "/api/v1/health").json() == {"status": "ok"}
-
-    def test_a_route_can_be_added(self, fresh):
-        server = fresh()
-        server.routes["/hw_proxy/hello"] = {"GET": lambda request: Reply(200, f"{request.query}?")}
-        assert send(server, "GET", "/hw_proxy/hello?ping").body == b"ping?"
-        assert send(server, "POST", "/hw_proxy/hello").headers["Allow"] == "GET, HEAD"
-        assert "GET /hw_proxy/hello" in send(server, "GET", "/nowhere").json()["error"]
+    def test_a_route_can_be_added(self, odoo):
+        odoo.routes["/hw_proxy/hello"] = {"GET": lambda request: Reply(200, f"{request.query}?")}
+        assert send(odoo, "GET", "/hw_proxy/hello?ping").body == b"ping?"
+        assert send(odoo, "POST", "/hw_proxy/hello").headers["Allow"] == "GET, HEAD"
+        assert "GET /hw_proxy/hello" in send(odoo, "GET", "/nowhere").json()["error"]
 
     @pytest.mark.parametrize("reply", [Reply(503), Reply(200), Reply(303)], ids=str)
-    def test_a_route_may_leave_the_body_to_the_service(self, fresh, reply):
-        server = fresh()
-        server.routes["/extra"] = {"GET": lambda request: reply}
+    def test_a_route_may_leave_the_body_to_the_service(self, odoo, reply):
+        odoo.routes["/extra"] = {"GET": lambda request: reply}
         expected = {503: json.dumps(FAILURE).encode(), 200: b"{}", 303: b""}
-        assert send(server, "GET", "/extra").body == expected[reply.status]
+        assert send(odoo, "GET", "/extra").body == expected[reply.status]
 
-    def test_a_route_that_returns_no_reply_is_named_in_the_log(self, fresh, caplog):
-        server = fresh()
-        server.routes["/extra"] = {"GET": lambda request: "pong"}
-        assert send(server, "GET", "/extra").status == 500
+    def test_a_route_that_returns_no_reply_is_named_in_the_log(self, odoo, caplog):
+        odoo.routes["/extra"] = {"GET": lambda request: "pong"}
+        assert send(odoo, "GET", "/extra").status == 500
         assert "GET /extra must return a Reply, not 'pong'" in caplog.text
 
     @pytest.fixture
-    def echo(self, fresh):
-        """A server with a route that answers with the body."""
-        server = fresh()
-        server.routes["/echo"] = {"POST": lambda request: Reply(200, request.body)}
-        return server
+    def echo(self, odoo):
+        """A odoo with a route that answers with the body."""
+        odoo.routes["/echo"] = {"POST": lambda request: Reply(200, request.body)}
+        return odoo
 
     @pytest.mark.parametrize("request_", named({
         "a length": request_bytes(b"x" * 2000000, path="/echo"),
@@ -2856,19 +2495,16 @@ class TestEndpoints:
     def test_a_trailing_slash_does_not_matter(self, odoo):
         assert send(odoo, "POST", PATH + "/", BODY, JSON).json() == SUCCESS
         assert odoo.get_received_heartbeats() == [HEARTBEAT]
-
-    def test_a_method_that_a_trailing_slash_does_not_take_is_405(self, odoo):
         response = send(odoo, "GET", PATH + "/")
         assert (response.status, response.headers["Allow"]) == (405, "POST")
 
-    def test_a_slow_route_is_let_go_by_a_reset(self, fresh):
-        server = fresh()
+    def test_a_slow_route_is_let_go_by_a_reset(self, odoo):
         entered = threading.Event()
-        server.routes["/slow"] = {"GET": lambda request: entered.set() or Reply(200, {}, delay=60)}
-        client = in_background(send, server, "GET", "/slow")
+        odoo.routes["/slow"] = {"GET": lambda request: entered.set() or Reply(200, {}, delay=60)}
+        client = in_background(send, odoo, "GET", "/slow")
         entered.wait(PATIENCE)
         while client.is_alive():  # the route has ended, but its delay may not have begun
-            server.reset()
+            odoo.reset()
         assert client.result().status == 200
 
     @pytest.mark.parametrize("path", ["/health", "/web/health"])
@@ -2879,12 +2515,8 @@ class TestEndpoints:
         assert split(head)[0].headers["Content-Length"] == str(len(full.body))
 
     @pytest.mark.parametrize(("method", "path", "allow"), [
-        ("GET", PATH, "POST"),
-        ("HEAD", PATH, "POST"),
-        ("PUT", PATH, "POST"),
-        ("OPTIONS", PATH, "POST"),
-        ("post", PATH, "POST"),
-        ("POST", "/health", "GET, HEAD"),
+        ("GET", PATH, "POST"), ("HEAD", PATH, "POST"), ("PUT", PATH, "POST"),
+        ("OPTIONS", PATH, "POST"), ("post", PATH, "POST"), ("POST", "/health", "GET, HEAD"),
         ("DELETE", "/web/health", "GET, HEAD"),
     ])
     def test_another_method_is_405_with_allow(self, odoo, method, path, allow):
@@ -2895,13 +2527,7 @@ class TestEndpoints:
         assert odoo.get_call_count() == 0
 
     @pytest.mark.parametrize("path", [
-        "/",
-        "/api/v1/kkt/heartbeat//",
-        "/api/v1/kkt",
-        "/_mock/",
-        "/_mock/state",
-        "//health",
-        "*",
+        "/", "/api/v1/kkt/heartbeat//", "/api/v1/kkt", "/_mock/", "/_mock/state", "//health", "*",
         "/%",
     ])
     def test_another_path_is_404_and_names_the_paths(self, odoo, path):
@@ -2928,21 +2554,15 @@ class TestEndpoints:
 
 class TestBodies:
     @pytest.mark.parametrize("kind", [
-        "application/json",
-        "Application/JSON",
-        "application/json; charset=utf-8",
+        "application/json", "Application/JSON", "application/json; charset=utf-8",
         "application/json ;x",
     ])
     def test_a_json_content_type_is_accepted(self, odoo, kind):
         assert send(odoo, "POST", PATH, BODY, {"Content-Type": kind}).status == 200
 
-    @pytest.mark.parametrize("kind", named({
-        "text": "text/plain",
-        "JSONP": "application/jsonp",
-        "form": "application/x-www-form-urlencoded",
-        "empty": "",
-        "missing": None,
-    }))
+    @pytest.mark.parametrize("kind", [
+        "text/plain", "application/jsonp", "application/x-www-form-urlencoded", "", None,
+    ])
     def test_another_content_type_is_415(self, odoo, kind):
         response = send(odoo, "POST", PATH, BODY, {} if kind is None else {"Content-Type": kind})
         assert response.status == 415
@@ -2965,8 +2585,11 @@ class TestBodies:
         assert response.json() == {"error": "the body is longer than 1048576 bytes"}
         assert [call.reply for call in odoo.get_calls()] == ["ok", "413"]
 
-    def test_413_reaches_a_client_that_goes_on_sending(self, odoo):
-        assert ask(odoo, request_bytes(b"x" * 4000000)).status == 413
+    @pytest.mark.parametrize(("data", "status"), [
+        (request_bytes(b"x" * 4000000), 413), (b"hello\r\n\r\n" + b"x" * 4000000, 400),
+    ], ids=["too long", "no HTTP"])
+    def test_a_refusal_reaches_a_client_that_goes_on_sending(self, odoo, data, status):
+        assert ask(odoo, data).status == status
 
     @pytest.mark.parametrize("path", [PATH, "/health", "/nowhere"])
     def test_a_rejected_body_never_runs_as_the_next_request(self, odoo, path):
@@ -3029,17 +2652,14 @@ class TestChunks:
             assert read_all(connection) == b""
         assert (odoo.get_call_count(), odoo.get_unmatched()) == (0, [])
 
-    def test_chunks_past_a_mebibyte_are_413(self, odoo):
-        chunk = b"ffff\r\n" + b"x" * 0xFFFF + b"\r\n"
-        assert ask(odoo, chunked_bytes(chunk * 40, close=False)).status == 413
-        assert [call.reply for call in odoo.get_calls()] == ["413"]
-
-    def test_a_single_huge_chunk_is_413_before_it_comes(self, odoo):
-        assert ask(odoo, chunked_bytes(b"7fffffff\r\n")).status == 413
-
-    def test_endless_trailers_are_431(self, odoo):
-        chunked = b"2\r\n{}\r\n0\r\n" + b"X: 1\r\n" * 200 + b"\r\n"
-        assert ask(odoo, chunked_bytes(chunked)).status == 431
+    @pytest.mark.parametrize(("chunked", "status"), named({
+        "past a mebibyte": ((b"ffff\r\n" + b"x" * 0xFFFF + b"\r\n") * 40, 413),
+        "a single one, which has not come": (b"7fffffff\r\n", 413),
+        "endless trailers": (b"2\r\n{}\r\n0\r\n" + b"X: 1\r\n" * 200 + b"\r\n", 431),
+    }))
+    def test_too_much_is_refused(self, odoo, chunked, status):
+        assert ask(odoo, chunked_bytes(chunked, close=False)).status == status
+        assert [call.reply for call in odoo.get_calls()] == [str(status)][: status == 413]
 
 
 class TestExpect:
@@ -3126,11 +2746,10 @@ class TestConnections:
         assert ask(odoo, request_bytes()).status == 200
         assert (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1) in socket_options
 
-    def test_rude_clients_leave_no_trace_in_the_log(self, fresh, caplog, capfd):
-        server = fresh()
+    def test_rude_clients_leave_no_trace_in_the_log(self, odoo, caplog, capfd):
         for data in (b"", b"\x00", b"POST", request_bytes()[:-5], request_bytes(), b"\x16\x03"):
-            close_by_reset(connect(server, data))
-        server.stop()
+            close_by_reset(connect(odoo, data))
+        odoo.stop()
         assert caplog.records == []
         assert capfd.readouterr() == ("", "")
 
@@ -3162,10 +2781,14 @@ class TestMalformedInput:
         assert response.json()["error"]
         assert odoo.get_call_count() == 0
 
-    @pytest.mark.parametrize("zeros", [29, 5000, 60000])
-    def test_content_length_may_begin_with_many_zeros(self, odoo, zeros):
-        length = "0" * zeros + "2"
-        assert ask(odoo, request_bytes(b"{}", f"Content-Length: {length}")).status == 200
+    @pytest.mark.parametrize(("lengths", "status"), named({
+        "29 zeros": (["0" * 29 + "2"], 200), "60000 zeros": (["0" * 60000 + "2"], 200),
+        "twice": (["2", "2"], 200),
+        "13 digits": (["9" * 13], 413), "5000 digits": (["9" * 5000], 413),
+    }))
+    def test_a_content_length_may_be_odd(self, odoo, lengths, status):
+        lines = [f"Content-Length: {length}" for length in lengths]
+        assert ask(odoo, request_bytes(b"{}", *lines)).status == status
 
     def test_many_blanks_in_a_header_take_no_time(self, odoo):
         began = time.monotonic()
@@ -3173,15 +2796,6 @@ class TestMalformedInput:
         assert ask(odoo, b"GET /health HTTP/1.1\r\n" + header + b"\r\n\r\n").status == 400
         # A careless expression takes 14 s, and holds up the whole process.
         assert time.monotonic() - began < 2
-
-    def test_content_length_may_be_repeated(self, odoo):
-        lines = ("Content-Length: 2", "Content-Length: 2")
-        assert ask(odoo, request_bytes(b"{}", *lines)).status == 200
-
-    @pytest.mark.parametrize("digits", [13, 5000])
-    def test_an_astronomic_content_length_is_413(self, odoo, digits):
-        length = "9" * digits
-        assert ask(odoo, request_bytes(b"", f"Content-Length: {length}")).status == 413
 
     @pytest.mark.parametrize(("data", "status"), named({
         "no version": (b"GET /health\r\n\r\n", 400),
@@ -3204,9 +2818,7 @@ class TestMalformedInput:
         "chunks in HTTP/1.0": (
             request_bytes(BODY, "Transfer-Encoding: chunked", version="HTTP/1.0"), 400),
     }))
-    def test_a_malformed_request_is_answered_with_a_status_line_and_json(
-        self, odoo, data, status
-    ):
+    def test_a_malformed_request_is_answered_with_a_status_line_and_json(self, odoo, data, status):
         response = ask(odoo, data)
         assert (response.status, response.headers["Connection"]) == (status, "close")
         assert response.headers["Content-Type"] == "application/json"
@@ -3225,6 +2837,14 @@ class TestMalformedInput:
 class TestBugs:
     """A bug in a user's code is answered and logged, and it ends nothing."""
 
+    def test_a_failing_test_in_a_subclass_is_answered_and_holds_up_nothing(
+        self, fresh, new_threads, caplog
+    ):
+        server = fresh(variant(make_success=lambda self, payload: pytest.fail("on purpose")))
+        assert [post(server).status for _ in range(3)] == [500] * 3
+        server.stop()
+        assert new_threads() == []
+
     def test_a_bug_answers_500_and_is_logged(self, fresh, caplog):
         server = fresh(variant(make_success=lambda self, payload: payload["missing"]))
         response = post(server)
@@ -3234,22 +2854,14 @@ class TestBugs:
         assert [(call.reply, call.accepted) for call in server.get_calls()] == [("500", False)]
         assert server.get_received_heartbeats() == []
 
-    def test_a_bug_in_the_contract_is_a_call_too_and_the_script_decides_first(
-        self, fresh, caplog
-    ):
+    def test_a_bug_in_the_contract_is_a_call_too_and_the_script_decides_first(self, fresh, caplog):
         server = fresh(variant(find_problems=lambda self, payload: {}["shelf"]), strict=True)
         server.play("503")
         assert [post(server).status for _ in range(2)] == [503, 500]
         assert [call.reply for call in server.get_calls()] == ["503", "500"]
         assert "shelf" in caplog.text
 
-    @pytest.mark.parametrize("found", named({
-        "numbers": [7],
-        "a number": 7,
-        "text": "shelf",
-        "bytes": b"shelf",
-        "a generator of dicts": ({} for _ in "a"),
-    }))
+    @pytest.mark.parametrize("found", [[7], 7, "shelf", b"shelf", ({} for _ in "a")])
     def test_a_contract_that_returns_no_lines_is_a_call_too(self, fresh, caplog, found):
         server = fresh(variant(find_problems=lambda self, payload: found), strict=True)
         assert (post(server).status, server.get_call_count()) == (500, 1)
@@ -3265,10 +2877,8 @@ class TestFaults:
     """A fault counts as what a client sees of it."""
 
     @pytest.mark.parametrize(("fault", "error"), [
-        reset_param("reset", ConnectionResetError),
-        ("close", http.client.RemoteDisconnected),
-        ("truncate", http.client.IncompleteRead),
-        ("garbage", http.client.BadStatusLine),
+        reset_param("reset", ConnectionResetError), ("close", http.client.RemoteDisconnected),
+        ("truncate", http.client.IncompleteRead), ("garbage", http.client.BadStatusLine),
     ])
     def test_http_client_raises_what_the_real_fault_would(self, odoo, fault, error):
         odoo.play(fault)
@@ -3282,18 +2892,13 @@ class TestFaults:
     @pytest.mark.parametrize("fault", [reset_param("reset"), "close", "truncate", "garbage"])
     def test_the_end_is_the_same_every_time(self, odoo, fault):
         odoo.play(f"{fault}*40")
-        ends = set()
+        ends, data = set(), {}
         for number in range(40):
             # Every other time, more bytes wait to be read. A careless close becomes a reset then.
             with connect(odoo, KEPT * (1 + number % 2)) as connection:
-                ends.add(drain(connection)[1])
-        assert ends == {"RST" if fault == "reset" else "FIN"}
-
-    def test_close_and_reset_send_not_one_byte(self, odoo):
-        odoo.play("close, reset")
-        for _ in range(2):
-            with connect(odoo, request_bytes()) as connection:
-                assert drain(connection)[0] == b""
+                data, end = drain(connection)
+                ends.add((end, bool(data)))
+        assert ends == {("RST" if fault == "reset" else "FIN", fault in ("truncate", "garbage"))}
 
     def test_truncate_sends_the_headers_and_half_of_the_body(self, odoo):
         odoo.play("truncate")
@@ -3326,15 +2931,6 @@ class TestFaults:
         assert len(data) * 0.1 > 5  # longer than the time-out of many a client
         assert odoo.get_received_heartbeats() == [HEARTBEAT]
 
-    def test_drip_sends_a_single_byte_and_waits(self, odoo, monkeypatch):
-        monkeypatch.setattr(mock_odoo, DRIP_INTERVAL, 60.0)
-        odoo.play("drip")
-        with connect(odoo, request_bytes()) as connection:
-            assert connection.recv(65536) == b"H"
-            assert_silent(connection)
-            odoo.reset()
-            assert only(b"H" + read_all(connection)).json() == SUCCESS
-
     def test_html_is_200_with_a_page(self, odoo):
         odoo.play("html")
         response = post(odoo)
@@ -3344,18 +2940,8 @@ class TestFaults:
             response.json()
         assert odoo.get_received_heartbeats() == []
 
-    def test_login_is_303_to_the_login_page(self, odoo):
-        odoo.play("login")
-        response = post(odoo)
-        assert (response.status, response.headers["Location"]) == (303, "/web/login")
-        assert response.body == b""
-
     @pytest.mark.parametrize("fault", [
-        reset_param("reset"),
-        "close",
-        "truncate",
-        "garbage",
-        "stall",
+        reset_param("reset"), "close", "truncate", "garbage", "stall",
     ])
     def test_a_fault_can_be_late(self, odoo, fault):
         odoo.play(f"{fault}@20ms")
@@ -3367,12 +2953,6 @@ class TestFaults:
             odoo.wait_for_calls(2)
             odoo.reset()
             assert drain(connection)[1] == ("RST" if fault == "reset" else "FIN")
-
-    def test_a_delay_holds_the_reply_back(self, odoo):
-        odoo.play("ok@50ms")
-        began = time.monotonic()
-        assert post(odoo).status == 200
-        assert time.monotonic() - began >= 0.03  # the clock of Windows ticks every 16 ms
 
     def test_the_delay_of_one_client_holds_up_no_other(self, odoo):
         odoo.play("ok@60s")
@@ -3397,112 +2977,71 @@ class TestFaults:
 class TestLettingGo:
     """A slow reply ends at once on reset, stop and down, and when its client leaves."""
 
-    SLOW = ("ok@60s", "503@60s", "stall", "stall@60s", "drip", "reset@60s")
-
-    @pytest.mark.parametrize("script", SLOW)
-    @stop_and_down
-    def test_stop_and_down_cut_it(self, fresh, new_threads, script, end):
-        server = fresh()
-        server.play(f"{script}*3")
-        clients = [in_background(post, server, HEARTBEAT, 60) for _ in range(3)]
-        server.wait_for_calls(3)
-        end(server)
-        for client in clients:
-            assert isinstance(client.result(), FAILED)
+    @pytest.mark.parametrize(("script", "rest"), [
+        ("ok@60s", 200), ("503@60s", 503), ("html@60s", 200), ("drip", 200),
+        ("stall", "FIN"), ("stall@60s", "FIN"), reset_param("reset@60s", "RST"),
+    ])
+    @pytest.mark.parametrize(("end", "gets_the_rest", "left"), named({
+        "reset": (lambda server, client: server.reset(), True, False),
+        "stop": (lambda server, client: server.stop(), False, False),
+        "down": (lambda server, client: server.down(), False, False),
+        "its client leaves": (lambda server, client: client.close(), False, True),
+        "its client closes its half": (
+            lambda server, client: client.shutdown(socket.SHUT_WR), True, True),
+    }))
+    def test_it_ends_at_once(
+        self, fresh, new_threads, monkeypatch, script, rest, end, gets_the_rest, left
+    ):
+        monkeypatch.setattr(mock_odoo, DRIP_INTERVAL, 60.0)
+        events = []
+        server = fresh(on_event=events.append)
+        server.play(script)
+        with connect(server, request_bytes()) as client:
+            (call,) = server.wait_for_calls(1)
+            assert (call.took, call.left) == (None, None)
+            end(server, client)
+            if client.fileno() >= 0:
+                data, how = drain(client)  # which would time out
+                assert not gets_the_rest or rest == (only(data).status if data else how)
+        until(lambda: call.took is not None)
         server.stop()
+        assert (call.left, call.accepted) == (left, script in ("ok@60s", "drip"))
+        told = [(each["number"], each["after"]) for each in events if each["event"] == "left"]
+        assert told == ([(1, round(call.took, 3))] if left else [])
         assert new_threads() == []
 
-    def test_a_call_that_a_reset_overtakes_is_forgotten_and_spares_the_next_script(self, fresh):
-        def make_success(self, payload):
-            judging.set()
-            go_on.wait(PATIENCE)
-            return payload
-
-        judging, go_on = threading.Event(), threading.Event()
-        server = fresh(variant(make_success=make_success))
+    def test_a_call_that_a_reset_overtakes_is_forgotten_and_takes_no_step(self, fresh, held):
+        server = fresh(variant(make_success=lambda self, payload: held() or payload))
         with connect(server, request_bytes()) as connection:
-            judging.wait(PATIENCE)
+            held.wait()
             server.reset()
             server.play("503")
-            go_on.set()
+            held.let_go()
             assert only(read_all(connection)).status == 200
         assert (server.get_call_count(), server.script) == (0, "503")
-
-    @pytest.mark.parametrize(("script", "outcome"), [
-        ("ok@60s", 200),
-        ("503@60s", 503),
-        ("drip", 200),
-        ("html@60s", 200),
-        ("stall", http.client.RemoteDisconnected),
-        ("stall@60s", http.client.RemoteDisconnected),
-        reset_param("reset@60s", ConnectionResetError),
-    ])
-    def test_a_reset_sends_the_rest_at_once(self, odoo, script, outcome):
-        odoo.play(script)
-        client = in_background(post, odoo, HEARTBEAT, 60)
-        odoo.wait_for_calls(1)
-        odoo.reset()
-        result = client.result()
-        assert (result.status if isinstance(outcome, int) else type(result)) == outcome
-        assert odoo.get_call_count() == 0
-
-    @pytest.mark.parametrize("script", SLOW)
-    def test_a_client_that_closes_its_half_ends_it(self, odoo, monkeypatch, script):
-        monkeypatch.setattr(mock_odoo, DRIP_INTERVAL, 60.0)
-        odoo.play(script)
-        with connect(odoo, KEPT) as connection:
-            odoo.wait_for_calls(1)
-            connection.shutdown(socket.SHUT_WR)
-            drain(connection)  # which would time out
-
-    @on_linux
-    @pytest.mark.parametrize("script", SLOW)
-    def test_a_client_that_leaves_ends_it(self, fresh, monkeypatch, script):
-        monkeypatch.setattr(mock_odoo, DRIP_INTERVAL, 60.0)
-        server = fresh()
-        server.play(script)
-        before = descriptors()
-        with connect(server, KEPT):
-            server.wait_for_calls(1)
-            assert descriptors() >= before + 2  # the client's and the server's
-        until(lambda: descriptors() <= before)
 
     @pytest.mark.skipif(
         not hasattr(select, "POLLRDHUP"), reason="no POLLRDHUP here: bytes look like leaving"
     )
-    def test_a_client_that_sends_more_has_not_left(self, fresh):
-        server = fresh()
-        server.play("ok@60s")
-        with connect(server, KEPT) as connection:
-            server.wait_for_calls(1)
+    def test_a_client_that_sends_more_has_not_left(self, odoo):
+        odoo.play("ok@60s")
+        with connect(odoo, KEPT) as connection:
+            odoo.wait_for_calls(1)
             connection.sendall(request_bytes())
             assert_silent(connection)
 
-    @pytest.mark.parametrize("steer", named({
-        "play": lambda server: server.play("503"),
-        "set_success": MockOdooServer.set_success,
-        "set_failure_count": lambda server: server.set_failure_count(1),
-        "set_permanent_failure": MockOdooServer.set_permanent_failure,
-        "forget": MockOdooServer.forget,
-    }))
+    @pytest.mark.parametrize("name", [
+        "play", "set_success", "set_failure_count", "set_permanent_failure", "forget",
+    ])
     @pytest.mark.parametrize("script", ["ok@60s", "stall"])
-    def test_a_new_script_does_not_end_it(self, odoo, monkeypatch, script, steer):
+    def test_a_new_script_does_not_end_it(self, odoo, monkeypatch, script, name):
         monkeypatch.setattr(mock_odoo, "HUNG_UP", 0)  # so that it looks all the time
         monkeypatch.setattr(mock_odoo, "GLANCE", 0.001)
         odoo.play(script)
         with connect(odoo, request_bytes()) as connection:
             odoo.wait_for_calls(1)
-            steer(odoo)
+            CALLS[name](odoo)
             assert_silent(connection)
-
-    def test_a_client_that_closes_its_half_gets_the_rest_at_once(self, odoo, monkeypatch):
-        monkeypatch.setattr(mock_odoo, DRIP_INTERVAL, 60.0)
-        odoo.play("ok@60s, drip")
-        for _ in range(2):
-            with connect(odoo, request_bytes()) as connection:
-                odoo.wait_for_calls(1)
-                connection.shutdown(socket.SHUT_WR)
-                assert only(read_all(connection)).json() == SUCCESS
 
     def test_a_new_reply_is_not_let_go_by_an_old_reset(self, odoo):
         odoo.play("stall")
@@ -3515,15 +3054,14 @@ class TestLettingGo:
             assert_silent(connection)
         assert isinstance(first.result(), http.client.RemoteDisconnected)
 
-    def test_without_poll_it_works_by_select(self, fresh, monkeypatch):
+    def test_without_poll_it_works_by_select(self, odoo, monkeypatch):
         monkeypatch.setattr(mock_odoo, "make_poll", None)
         monkeypatch.setattr(mock_odoo, "HUNG_UP", 0)
-        server = fresh()
-        server.play("ok@20ms, stall, stall")
-        assert post(server).status == 200
-        client = in_background(post, server)
-        server.wait_for_calls(2)
-        server.reset()
+        odoo.play("ok@20ms, stall, stall")
+        assert post(odoo).status == 200
+        client = in_background(post, odoo)
+        odoo.wait_for_calls(2)
+        odoo.reset()
         assert isinstance(client.result(), http.client.RemoteDisconnected)
 
 
@@ -3538,15 +3076,14 @@ class TestLifecycle:
         with MockOdooServer(port=0) as server:
             MockOdooServer(port=server.port)
 
-    def test_a_free_port_is_told_and_kept_over_a_restart(self, fresh):
-        server = fresh()
-        port = server.port
+    def test_a_free_port_is_told_and_kept_over_a_restart(self, odoo):
+        port = odoo.port
         assert port > 0
-        assert server.heartbeat_url == f"http://127.0.0.1:{port}{PATH}"
-        server.stop()
-        server.start()
-        assert server.port == port
-        assert post(server).status == 200
+        assert odoo.heartbeat_url == f"http://127.0.0.1:{port}{PATH}"
+        odoo.stop()
+        odoo.start()
+        assert odoo.port == port
+        assert post(odoo).status == 200
 
     @pytest.mark.parametrize("name", ["url", "heartbeat_url"])
     def test_a_free_port_has_no_address_before_it_is_taken(self, name):
@@ -3560,24 +3097,19 @@ class TestLifecycle:
         complaint = f"cannot listen on 127.0.0.1, port {odoo.port}: .*; .*port=0"
         with pytest.raises(OSError, match=complaint) as caught:
             other.start()
-        assert caught.value.errno == errno.EADDRINUSE
-        assert not other.is_running
-        other.stop()
+        assert (caught.value.errno, other.is_running) == (errno.EADDRINUSE, False)
         assert post(odoo).status == 200
-
-    def test_a_foreign_address_is_an_oserror_with_a_way_out(self):
-        remedy = "host must be an address of this machine"
-        complaint = f"cannot listen on 192.0.2.1, port 0: .*; {remedy}"
-        with pytest.raises(OSError, match=complaint):
-            MockOdooServer(port=0, host="192.0.2.1").start()
+        odoo.stop()
+        with other:
+            assert post(other).status == 200
 
     @pytest.mark.parametrize(("cause", "remedy"), named({
         "access": (OSError(errno.EACCES, "no"), "no; take a port above 1023"),
         "descriptors": (OSError(errno.EMFILE, "full"), "full$"),
+        "a foreign address": (
+            OSError(errno.EADDRNOTAVAIL, "no"), "no; host must be an address of this machine"),
         "name": (
-            socket.gaierror(socket.EAI_NONAME, "who"),
-            "who; host must be an address of this machine",
-        ),
+            socket.gaierror(socket.EAI_NONAME, "who"), "who; host must be an address of this "),
     }))
     def test_the_way_out_fits_the_error(self, cause, remedy):
         server = MockOdooServer(port=80)
@@ -3585,15 +3117,6 @@ class TestLifecycle:
         with failing_sockets("bind", 80, cause), pytest.raises(OSError, match=complaint):
             server.start()
         assert not server.is_running
-
-    def test_a_port_is_free_after_it_was_busy(self, fresh):
-        first = fresh()
-        second = MockOdooServer(port=first.port)
-        with pytest.raises(OSError, match="cannot listen"):
-            second.start()
-        first.stop()
-        with second:
-            assert post(second).status == 200
 
     @on_linux
     def test_a_start_that_fails_half_way_leaves_nothing(self, new_threads):
@@ -3607,33 +3130,20 @@ class TestLifecycle:
         with server:
             assert post(server).status == 200
 
-    def test_a_second_start_names_the_address_and_the_way_out(self, odoo):
-        complaint = f"already running at {odoo.url}; call stop() first"
-        with pytest.raises(RuntimeError, match=re.escape(complaint)):
-            odoo.start()
-
-    def test_a_stop_without_a_start_is_harmless(self):
+    def test_is_running_is_true_from_start_to_stop(self):
         server = MockOdooServer(port=0)
-        server.stop()
-        server.start()
-        server.stop()
-        server.stop()
-        assert not server.is_running
-
-    def test_is_running_is_true_from_start_to_stop(self, fresh):
-        server = fresh()
-        states = [server.is_running]
-        server.down()
-        states.append(server.is_running)
-        server.stop()
-        states.append(server.is_running)
-        assert states == [True, True, False]
-        assert " stopped, " in repr(server)
-
-    def test_a_with_block_stops_after_an_exception(self):
-        with pytest.raises(KeyError), MockOdooServer(port=0) as server:
+        states = []
+        for method in (
+            MockOdooServer.stop, MockOdooServer.start, MockOdooServer.down, MockOdooServer.stop,
+            MockOdooServer.stop,
+        ):
+            method(server)
+            states.append(server.is_running)
+        assert states == [False, True, True, False, False]
+        with pytest.raises(KeyError), server:
             raise KeyError
         assert refused(server)
+        assert " stopped, " in repr(server)
 
     @pytest.mark.parametrize(("host", "advertised"), [
         ("127.0.0.1", "127.0.0.1"),
@@ -3662,10 +3172,7 @@ class TestLifecycle:
         "port as flag": ({"port": True}, TypeError, "not True"),
         "host None": ({"host": None}, TypeError, "host must be text"),
         "host empty": (
-            {"host": ""},
-            ValueError,
-            "host must not be empty; '0.0.0.0' listens on every address",
-        ),
+            {"host": ""}, ValueError, "host must not be empty; '0.0.0.0' listens on every address"),
         "max_calls 0": (
             {"max_calls": 0}, ValueError, "max_calls must be a whole number, 1 or more, not 0"),
         "max_calls as text": ({"max_calls": "9"}, TypeError, "max_calls"),
@@ -3673,11 +3180,11 @@ class TestLifecycle:
         "ssl_context as text": (
             {"ssl_context": "cert.pem"}, TypeError, "ssl_context must be an ssl"),
         "ssl_context of a client": (
-            {"ssl_context": ssl.create_default_context()},
-            ValueError,
-            "ssl_context must be a server's",
-        ),
+            {"ssl_context": ssl.create_default_context()}, ValueError, "must be a server's"),
         "control as text": ({"control": "yes"}, TypeError, "control must be True or False"),
+        "on_call": ({"on_call": 5}, TypeError, "on_call must be callable, not 5"),
+        "on_event": ({"on_event": "print"}, TypeError, "on_event must be callable, not 'print'"),
+        "on_unmatched": ({"on_unmatched": "print"}, TypeError, "on_unmatched must be callable, "),
     }))
     def test_bad_arguments_are_named(self, kwargs, error, complaint):
         with pytest.raises(error, match=re.escape(complaint)):
@@ -3707,19 +3214,6 @@ class TestLifecycle:
         assert post(server).json() == SUCCESS
         assert send(server, "GET", path).status in (200, 302)
 
-    def test_max_calls_may_be_astronomic(self, fresh):
-        server = fresh(max_calls=10**30)
-        post(server)
-        assert len(server.get_calls()) == 1
-
-    def test_start_asks_no_dns(self, fresh, monkeypatch):
-        def slow(*args):
-            raise AssertionError("DNS was asked")
-
-        for name in ("getfqdn", "gethostbyaddr", "gethostname", "getnameinfo"):
-            monkeypatch.setattr(socket, name, slow)
-        assert post(fresh()).status == 200
-
     def test_a_default_time_out_of_sockets_does_not_matter(self, fresh):
         socket.setdefaulttimeout(0.02)
         try:
@@ -3728,15 +3222,6 @@ class TestLifecycle:
             assert ask(server, request_bytes()).status == 200
         finally:
             socket.setdefaulttimeout(None)
-
-    def test_the_fixture_starts_a_server_that_a_test_has_stopped(self, odoo_server, request):
-        odoo_server.stop()
-        assert post(request.getfixturevalue("odoo")).status == 200
-
-    def test_the_fixture_ends_an_outage_and_a_script(self, odoo_server, request):
-        odoo_server.play("503*")
-        odoo_server.down()
-        assert post(request.getfixturevalue("odoo")).status == 200
 
 
 #: Every method, in the order of a life. Each is told by a mark before it is called.
@@ -3772,17 +3257,6 @@ server = new_server()
 server.start()
 os.write(1, b"end\\n")
 """,
-    "a generator fixture": """
-def fixture(use=use):
-    try:
-        with new_server() as server:
-            yield server
-    finally:
-        use(server)
-
-generator = fixture()
-server = next(generator)
-""",
     "a generator fixture within another": """
 def outer(use=use):
     try:
@@ -3796,29 +3270,6 @@ def inner():
 
 generator = inner()
 next(generator).down(60)
-""",
-    "__del__ of a running server": """
-class Environment:
-    def __init__(self):
-        self.server = new_server()
-        self.server.start()
-
-    def __del__(self, use=use):
-        use(self.server)
-
-environment = Environment()
-""",
-    "__del__ of a stopped server": """
-class Environment:
-    def __init__(self):
-        self.server = new_server()
-        self.server.start()
-        self.server.stop()
-
-    def __del__(self, use=use):
-        use(self.server)
-
-environment = Environment()
 """,
     "__del__ with a delayed reply": """
 import socket
@@ -3837,11 +3288,6 @@ class Environment:
         self.client.close()
 
 environment = Environment()
-""",
-    "atexit": """
-server = new_server()
-server.start()
-atexit.register(use, server)
 """,
     "an outage that is about to end": """
 server = new_server()
@@ -3883,68 +3329,62 @@ class TestThreadsAndDescriptors:
         assert new_threads() == []
 
     @on_linux
-    def test_finished_connections_leave_no_descriptor_and_few_threads(self, fresh, new_threads):
-        server = fresh()
+    def test_finished_connections_leave_no_descriptor_and_few_threads(self, odoo, new_threads):
         before, kept = descriptors(), server_threads_in_memory()
         for _ in range(5):
-            server.play("ok@60s*")
-            clients = [in_background(post, server) for _ in range(60)]
-            server.wait_for_calls(60)
-            server.reset()
+            odoo.play("ok@60s*")
+            clients = [in_background(post, odoo) for _ in range(60)]
+            odoo.wait_for_calls(60)
+            odoo.reset()
             assert [client.result().status for client in clients] == [200] * 60
         until(lambda: descriptors() <= before and len(new_threads(WORKER)) <= MAX_IDLE_WORKERS)
-        server.stop()
+        odoo.stop()
         assert new_threads() == []
         assert server_threads_in_memory() - kept <= MAX_IDLE_WORKERS + 60  # of 172 that there were
 
     @pytest.mark.parametrize("number", [errno.ECONNABORTED, errno.ECONNRESET])
-    def test_a_client_that_has_left_again_holds_up_no_other(self, fresh, monkeypatch, number):
+    def test_a_client_that_has_left_again_holds_up_no_other(self, odoo, monkeypatch, number):
         monkeypatch.setattr(mock_odoo, REST, 60.0)
-        server = fresh()
         error = OSError(number, os.strerror(number))
-        with failing_sockets("_accept", server.port, error, times=20) as failures:
-            assert post(server).status == 200
+        with failing_sockets("_accept", odoo.port, error, times=20) as failures:
+            assert post(odoo).status == 200
         assert len(failures) == 20
 
-    def test_a_client_without_an_address_is_served(self, fresh, monkeypatch):
+    def test_a_client_without_an_address_is_served(self, odoo, monkeypatch):
         """macOS gives none for a client that has reset."""
         real = socket.SocketType._accept
         monkeypatch.setattr(
             FakeSocket, "_accept", lambda self: (real(self)[0], None), raising=False)
-        server = fresh()
-        assert [post(server).status for _ in range(2)] == [200, 200]
-        assert [call.client for call in server.get_calls()] == [("", 0)] * 2
+        assert [post(odoo).status for _ in range(2)] == [200, 200]
+        assert [call.client for call in odoo.get_calls()] == [("", 0)] * 2
 
-    def test_nothing_but_close_ends_the_acceptor(self, fresh, caplog):
-        server = fresh()
-        with failing_sockets("_accept", server.port, TypeError("on purpose"), times=3):
-            assert post(server).status == 200
+    def test_nothing_but_close_ends_the_acceptor(self, odoo, caplog):
+        with failing_sockets("_accept", odoo.port, TypeError("on purpose"), times=3):
+            assert post(odoo).status == 200
         assert [record.getMessage() for record in caplog.records] == [
             "a connection could not be accepted"] * 3
 
-    def test_out_of_descriptors_it_can_be_stopped_at_once(self, fresh, monkeypatch):
+    def test_out_of_descriptors_it_can_be_stopped_at_once(self, odoo, monkeypatch):
         monkeypatch.setattr(mock_odoo, REST, 60.0)
-        server = fresh()
         error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        with failing_sockets("_accept", server.port, error) as failures, connect(server) as client:
+        with failing_sockets("_accept", odoo.port, error) as failures, connect(odoo) as client:
             until(lambda: failures)
-            server.stop()  # which would tell of a thread that has not ended
+            odoo.stop()  # which would tell of a thread that has not ended
             assert drain(client)[0] == b""
 
-    def test_out_of_descriptors_it_waits_and_goes_on(self, fresh):
-        server = fresh()
+    def test_out_of_descriptors_it_waits_and_goes_on(self, odoo):
         error = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        with failing_sockets("_accept", server.port, error, times=2) as failures:
-            assert post(server).status == 200
+        with failing_sockets("_accept", odoo.port, error, times=2) as failures:
+            assert post(odoo).status == 200
         assert len(failures) == 2
 
-    def test_out_of_threads_it_waits_and_goes_on(self, fresh):
-        server = fresh()
+    def test_out_of_threads_it_waits_and_goes_on_and_can_be_steered(self, odoo):
         with contextlib.ExitStack() as stack:
             with out_of_threads():
-                connection = stack.enter_context(connect(server, request_bytes()))
+                connection = stack.enter_context(connect(odoo, request_bytes()))
                 assert_silent(connection)
-            assert only(read_all(connection)).status == 200
+                odoo.play("503")
+            assert only(read_all(connection)).status == 503
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -3968,33 +3408,26 @@ class TestForked:
             children.append((child, writing))
 
         yield fork
-        for child, writing in children:
+        for child, writing in reversed(children):  # a later one holds the pipes of the earlier
             os.close(writing)
             os.waitpid(child, 0)
 
-    def test_a_child_does_not_hold_the_port(self, fresh, fork):
-        server = fresh()
+    def test_a_child_does_not_hold_the_port(self, odoo, fork):
         fork()
-        server.stop()
-        assert refused(server)
-        server.start()
-        assert post(server).status == 200
-
-    def test_a_child_that_stops_its_copy_does_not_stop_ours(self, fresh):
-        server = fresh()
-        child = os.fork()
-        if not child:
-            server.stop()
-            os._exit(0)
-        assert os.waitpid(child, 0) == (child, 0)
-        assert post(server).status == 200
+        odoo.down()
+        fork()
+        odoo.up()
+        assert post(odoo).status == 200
+        odoo.stop()
+        assert refused(odoo)
+        odoo.start()
+        assert post(odoo).status == 200
 
     @pytest.mark.parametrize("method", ["stop", "reset", "down", "start", "get_calls", "play"])
-    def test_a_child_forked_while_on_call_runs_waits_for_nothing(self, fresh, method):
-        entered, leave = threading.Event(), threading.Event()
-        server = fresh(on_call=lambda call: (entered.set(), leave.wait(PATIENCE)))
+    def test_a_child_forked_while_on_call_runs_waits_for_nothing(self, fresh, held, method):
+        server = fresh(on_call=held)
         client = in_background(post, server)
-        entered.wait(PATIENCE)
+        held.wait()
         child = os.fork()
         if not child:
             signal.alarm(20)  # ends it if it hangs
@@ -4004,8 +3437,22 @@ class TestForked:
                 server.stop()
             os._exit(time.perf_counter() - began > 2)
         assert os.waitpid(child, 0) == (child, 0)
-        leave.set()
+        held.let_go()
         assert client.result().status == 200
+
+    def test_a_child_is_not_told_what_its_parent_has_to_tell(self, fresh, held):
+        told = []
+        server = fresh(on_event=lambda event: held() or told.append(event["event"]))
+        held.wait()
+        server.play("503")
+        child = os.fork()
+        if not child:
+            signal.alarm(20)  # ends it if it hangs
+            held.let_go()
+            server.reset()
+            server.stop()
+            os._exit(told != ["reset"])
+        assert os.waitpid(child, 0) == (child, 0)
 
     def test_a_child_forked_in_the_middle_of_a_change_waits_for_nothing(self, changing):
         server, _ = changing
@@ -4017,21 +3464,12 @@ class TestForked:
             os._exit(server.is_running)
         assert os.waitpid(child, 0) == (child, 0)
 
-    def test_a_child_forked_during_an_outage_does_not_hold_the_port(self, fresh, fork):
-        server = fresh()
-        server.down()
-        fork()
-        server.up()
-        assert post(server).status == 200
-        server.down()
-        server.stop()
-        server.start()
-        assert post(server).status == 200
 
-
-#: What both scripts below begin with: the timer raises this, once for each time it is armed.
-INTERRUPTION = """
-import signal
+#: Interrupts one method of the server at a random moment, often.
+#: Prints how often it hit, and what was left.
+INTERRUPT = """
+import random, signal, socket, sys, threading, time
+from mock_odoo import MockOdooServer
 
 class Interruption(BaseException):
     pass
@@ -4041,14 +3479,6 @@ def interrupt(*args):
     if armed:
         armed = False
         raise Interruption
-"""
-
-
-#: Interrupts one method of the server at a random moment, often.
-#: Prints how often it hit, and what was left.
-INTERRUPT = INTERRUPTION + """
-import os, random, socket, sys, threading, time
-from mock_odoo import MockOdooServer
 
 REQUEST = b"POST /api/v1/kkt/heartbeat HTTP/1.1\\r\\nContent-Length: 0\\r\\n\\r\\n"
 
@@ -4094,35 +3524,6 @@ print(hits, left)
 """
 
 
-#: Interrupts one method again and again; then a client must still be answered.
-INTERRUPT_OFTEN = INTERRUPTION + """
-import urllib.request
-from mock_odoo import MockOdooServer
-
-def call_until_interrupted():
-    global armed
-    armed = True
-    signal.setitimer(signal.ITIMER_REAL, 0.0007)
-    while armed:
-        server.%s
-
-signal.signal(signal.SIGALRM, interrupt)
-armed = False
-with MockOdooServer(port=0) as server:
-    for _ in range(200):
-        try:
-            call_until_interrupted()
-        except Interruption:
-            pass
-    server.set_success()
-    beat = urllib.request.Request(server.heartbeat_url, b"{}")
-    beat.add_header("Content-Type", "application/json")
-    with urllib.request.urlopen(beat, timeout=30) as response:
-        response.read()
-print("alive")
-"""
-
-
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that interrupts")
 class TestInterrupted:
     """A signal handler that raises may interrupt the main thread anywhere."""
@@ -4142,12 +3543,6 @@ class TestInterrupted:
         done.check_returncode()
         hits, left = done.stdout.split(" ", 1)
         assert (int(hits) > 0, left) == (True, "[]\n")
-
-    def test_the_server_goes_on_after_any_interrupted_method(self):
-        reading = ("get_call_count()", "get_calls()", "script", "wait_for_calls(0)")
-        for call in (*reading, "play('503')", "reset()"):
-            done = run_python("-W", "ignore", "-c", INTERRUPT_OFTEN % call, timeout=120)
-            assert (call, done.stdout, done.returncode) == (call, "alive\n", 0)
 
     def test_a_stop_in_a_signal_handler_ends_whatever_it_interrupts(self, new_threads, on_alarm):
         done = []
@@ -4169,13 +3564,12 @@ class TestInterrupted:
             assert refused(server)
             until(lambda: new_threads() == [])
 
-    def test_a_stop_in_a_signal_handler_may_interrupt_a_wait(self, fresh, on_alarm):
-        server = fresh()
-        on_alarm(lambda *args: server.stop())
+    def test_a_stop_in_a_signal_handler_may_interrupt_a_wait(self, odoo, on_alarm):
+        on_alarm(lambda *args: odoo.stop())
         signal.setitimer(signal.ITIMER_REAL, 0.01)
         with pytest.raises(TimeoutError):
-            server.wait_for_calls(1, timeout=0.1)
-        assert refused(server)
+            odoo.wait_for_calls(1, timeout=0.1)
+        assert refused(odoo)
 
 
 #: What well-known test tools and test suites replace, as a whole or in part.
@@ -4213,16 +3607,16 @@ class TestPatchedWorld:
         """Use a server whose world is patched; what its methods returned, and its answers."""
         old, outcomes = bare_client(server), []
         with contextlib.closing(old), contextlib.ExitStack() as stack, patched:
-            outcomes.append(in_time(lambda: beat(old)))
+            outcomes.append(in_background(beat, old).result())
             for call in (
                 server.down, server.up, lambda: server.down(0.001), server.reset,
                 lambda: server.play("503, ok"), lambda: server.wait_for_calls(0),
                 server.stop, server.start,
             ):
-                outcomes.append(in_time(call, 8))
+                outcomes.append(in_background(call).result(8))
             new = stack.enter_context(contextlib.closing(bare_client(server)))
-            outcomes += [in_time(lambda: beat(new)), in_time(lambda: beat(new))]
-            outcomes.append(in_time(server.stop, 8))
+            outcomes += [in_background(beat, new).result() for _ in range(2)]
+            outcomes.append(in_background(server.stop).result(8))
         return outcomes
 
     @pytest.mark.parametrize("target", PATCHED)
@@ -4242,18 +3636,17 @@ class TestPatchedWorld:
     def test_a_function_that_fails_costs_no_answer(self, fresh, target):
         fails = fresh(on_event=lambda event: 1 / 0, on_call=lambda call: 1 / 0)
         with mock.patch(target), contextlib.closing(bare_client(fails)) as client:
-            assert in_time(lambda: beat(client)).startswith(b"HTTP/1.1 200")
-            assert in_time(fails.stop, 8) is None
+            assert in_background(beat, client).result().startswith(b"HTTP/1.1 200")
+            assert in_background(fails.stop).result(8) is None
 
     @pytest.mark.parametrize("script", [word for word in mock_odoo.FAULTS if word != "drip"])
     @pytest.mark.parametrize("part", ["socket.socket", "threading.Event", "threading.Thread"])
-    def test_a_fault_is_as_real_as_ever(self, fresh, part, script):
-        server = fresh()
-        server.play(script)
-        with contextlib.closing(bare_client(server)) as client, mock.patch(part):
+    def test_a_fault_is_as_real_as_ever(self, odoo, part, script):
+        odoo.play(script)
+        with contextlib.closing(bare_client(odoo)) as client, mock.patch(part):
             client.sendall(KEPT)
-            server.wait_for_calls(1)
-            server.down()
+            odoo.wait_for_calls(1)
+            odoo.down()
             with contextlib.suppress(ConnectionResetError):
                 while client.recv(65536):
                     pass
@@ -4262,85 +3655,66 @@ class TestPatchedWorld:
 class TestStop:
     """What stop() promises, whatever the rest of the program does."""
 
-    def test_it_cuts_idle_and_half_sent_requests(self, fresh, new_threads):
-        server = fresh()
+    def test_it_cuts_idle_and_half_sent_requests(self, odoo, new_threads):
         with contextlib.ExitStack() as stack:
             connections = [
-                stack.enter_context(connect(server, data))
+                stack.enter_context(connect(odoo, data))
                 for data in (KEPT, request_bytes()[:-10], b"")
             ]
             assert connections[0].recv(65536)
-            server.stop()
+            odoo.stop()
             assert new_threads() == []
             for connection in connections:
                 assert drain(connection)[0] == b""
-        assert refused(server)
+        assert refused(odoo)
 
-    def test_it_cuts_a_client_that_does_not_read(self, fresh, new_threads, wakes_senders):
-        server = fresh()
-        server.play(Reply(200, b"x" * 50000000))
-        with connect(server, request_bytes()):
-            server.wait_for_calls(1)
-            server.stop()
+    def test_it_cuts_a_client_that_does_not_read(self, odoo, new_threads, wakes_senders):
+        odoo.play(Reply(200, b"x" * 50000000))
+        with connect(odoo, request_bytes()):
+            odoo.wait_for_calls(1)
+            odoo.stop()
             assert new_threads() == []
 
-    def test_it_ends_hundreds_of_slow_clients(self, fresh, new_threads):
+    def test_it_ends_hundreds_of_slow_clients_also_when_many_threads_call_it(
+        self, odoo, new_threads
+    ):
+        def stop():
+            odoo.stop()
+            return new_threads()
+
         needs_descriptors(900)
-        server = fresh()
-        server.play("stall*200, ok@60s*")
+        odoo.play("stall*200, ok@60s*")
         with contextlib.ExitStack() as stack:
             for number in range(400):
                 data = request_bytes() if number % 4 else request_bytes()[:-1]
-                stack.enter_context(connect(server, data))
-            server.wait_for_calls(300, timeout=120)
-            server.stop()
-            assert new_threads() == []
-        assert refused(server)
+                stack.enter_context(connect(odoo, data))
+            odoo.wait_for_calls(300, timeout=120)
+            stopping = [in_background(stop) for _ in range(5)]
+            assert [thread.result() for thread in stopping] == [[]] * 5
+        assert refused(odoo)
 
-    def test_it_may_be_called_by_many_threads_at_once(self, fresh, new_threads):
-        server = fresh()
-        server.play("stall*")
-        clients = [in_background(post, server) for _ in range(20)]
-        server.wait_for_calls(20)
-
-        def stop():
-            server.stop()
-            return new_threads()
-
-        stopping = [in_background(stop) for _ in range(5)]
-        assert [thread.result() for thread in stopping] == [[]] * 5
-        for client in clients:
-            client.result()
-
-    def test_requests_that_came_before_it_are_not_answered_after_it(self, fresh):
-        entered, leave = threading.Event(), threading.Event()
-        server = fresh(on_call=lambda call: (entered.set(), leave.wait(5)))
-        with connect(server, KEPT * 5):
-            entered.wait(5)
+    def test_requests_that_came_before_it_are_not_answered_after_it(self, fresh, held):
+        server = fresh(on_call=held)
+        with connect(server, KEPT * 5) as client:
+            held.wait()
             stopping = in_background(server.stop)
-            until(lambda: refused(server))
-            leave.set()
+            assert drain(client)[0] == b""  # it is cut while on_call still runs
+            held.let_go()
             stopping.result()
         assert server.get_call_count() == 1
 
     @stop_and_down
-    def test_calls_that_wait_for_their_turn_are_not_recorded_after_it(self, fresh, end):
-        def make_success(self, payload):
-            entered.set()
-            leave.wait(PATIENCE)
-            return payload
-
-        entered, leave = threading.Event(), threading.Event()
-        server = fresh(variant(make_success=make_success))
+    def test_calls_that_are_being_asked_about_are_not_recorded_after_it(self, fresh, held, end):
+        server = fresh(variant(make_success=lambda self, payload: held() or payload))
         clients = [in_background(try_post, server) for _ in range(5)]
-        entered.wait(PATIENCE)
+        held.wait()
         ending = in_background(end, server)
         until(lambda: refused(server))
-        leave.set()
+        held.let_go()
         for each in [ending, *clients]:
             each.result()
         server.stop()  # and all threads have ended
-        assert server.get_call_count() == 1
+        assert server.get_call_count() == 0
 
     def test_it_ends_a_wait_in_a_route_that_has_begun_an_outage(self, fresh):
         def route(request):
@@ -4357,98 +3731,61 @@ class TestStop:
         server.stop()
         client.result()
 
-    def test_in_on_event_it_cuts_the_client_whose_request_is_told(self, fresh):
-        server = fresh(on_event=lambda event: event["event"] == "request" and server.stop())
-        server.routes["/x"] = {"GET": lambda request: Reply(200)}
-        with connect(server, request_bytes(b"", method="GET", path="/x", close=False)) as connection:
-            drain(connection)  # to its end, which would not come
-
-    def test_it_tells_of_a_function_that_hangs(self, fresh, monkeypatch):
-        monkeypatch.setattr(mock_odoo, STOP_PATIENCE, 0.4)
-        entered, leave = threading.Event(), threading.Event()
-        server = fresh(on_call=lambda call: (entered.set(), leave.wait(PATIENCE)))
-        client = in_background(post, server)
-        entered.wait(PATIENCE)
-        complaint = "on_call has not ended in 0 s: a function of yours hangs"
-        with pytest.raises(RuntimeError, match=complaint):
-            server.stop()
-        assert refused(server)
-        leave.set()
-        client.result()
-        monkeypatch.undo()
-        server.stop()
-
-    def test_it_gives_a_function_five_seconds(self):
+    @pytest.mark.parametrize("name", ["on_call", "make_success", "GET /slow", "on_event"])
+    def test_it_names_a_function_that_hangs(self, fresh, monkeypatch, held, name):
         assert getattr(mock_odoo, STOP_PATIENCE) == 5.0
-
-    @pytest.mark.parametrize("name", ["make_success", "GET /slow", "on_event"])
-    def test_it_names_the_function_that_hangs(self, monkeypatch, name):
-        def hang(*args):
-            entered.set()
-            leave.wait(PATIENCE)
-            return Reply()
-
         monkeypatch.setattr(mock_odoo, STOP_PATIENCE, 0.1)
-        entered, leave = threading.Event(), threading.Event()
-        on_event = hang if name == "on_event" else None
-        server = variant(make_success=hang)(port=0, on_event=on_event)
-        server.routes["/slow"] = {"GET": hang}
-        server.start()
-        if name != "on_event":
-            method, path = ("GET", "/slow") if name == "GET /slow" else ("POST", PATH)
-            client = in_background(send, server, method, path, b"{}", JSON)
-        entered.wait(PATIENCE)
+        functions = {name: held} if name.startswith("on_") else {}
+        members = {"make_success": held} if name == "make_success" else {}
+        server = fresh(variant(**members), **functions)
+        server.routes["/slow"] = {"GET": held}
+        path = {"GET /slow": ("GET", "/slow"), "on_event": ("GET", "/health")}
+        client = in_background(send, server, *path.get(name, ("POST", PATH)), BODY, JSON)
+        held.wait()
         with pytest.raises(RuntimeError, match=f"{name}.* has not ended in 0 s: a function of you"):
             server.stop()
-        leave.set()
+        assert refused(server)
+        held.let_go()
         monkeypatch.undo()
         server.stop()
-        if name != "on_event":
-            assert isinstance(client.result(), FAILED)
+        client.result()
 
-    def test_in_a_route_it_spares_the_client_of_that_route_alone(self, fresh):
-        server = fresh()
-        server.routes["/stop"] = {"GET": lambda request: server.stop() or Reply(200, "bye")}
-        server.play("stall")
+    @pytest.mark.parametrize("end", named({
+        name: CALLS[name] for name in ("stop", "down", "down for no time")}))
+    @pytest.mark.parametrize(("where", "method", "path", "status"), named({
+        "on_call": ("on_call", "POST", PATH, 200),
+        "make_success": ("make_success", "POST", PATH, 200),
+        "a route": ("route", "GET", "/route", 200),
+        "on_unmatched": ("on_unmatched", "GET", "/nowhere", 404),
+    }))
+    def test_in_a_function_it_spares_the_client_of_that_function_alone(
+        self, fresh, end, where, method, path, status
+    ):
+        def function(news, *more):
+            if getattr(news, "number", 2) == 2:  # no call, or not the bystander's
+                end(server)
+            return Reply(200, {})
+
+        functions = {where: function} if where.startswith("on_") else {}
+        members = {"make_success": function} if where == "make_success" else {}
+        server = fresh(variant(**members), **functions)
+        server.routes["/route"] = {"GET": function}
+        server.play("stall, ok@60s*" if where == "on_call" else "stall")
         with connect(server, request_bytes()) as bystander:
             server.wait_for_calls(1)
-            assert send(server, "GET", "/stop").body == b"bye"
-            assert drain(bystander)[0] == b""
-        assert refused(server)
-
-    def test_in_make_success_it_spares_the_client_of_that_heartbeat_alone(self, fresh):
-        server = fresh(variant(make_success=lambda self, payload: self.stop() or {"bye": 1}))
-        server.play("stall, ok")
-        with connect(server, request_bytes()) as bystander:
-            server.wait_for_calls(1)
-            assert post(server).json() == {"bye": 1}
+            response = send(server, method, path, BODY, JSON)
+            assert (response.status, response.headers["Connection"]) == (status, "close")
             assert drain(bystander)[0] == b""
 
-    def test_in_on_unmatched_it_spares_the_client_that_missed_alone(self, fresh):
-        server = fresh(on_unmatched=lambda what: server.stop())
-        server.play("stall")
-        with connect(server, request_bytes()) as bystander:
-            server.wait_for_calls(1)
-            assert send(server, "GET", "/nowhere").status == 404
-            assert drain(bystander)[0] == b""
-
-    def test_in_on_event_it_spares_nobody(self, fresh):
-        server = fresh(on_event=lambda event: event["event"] == "script" and server.stop())
-        server.play("ok")
-        until(lambda: refused(server))
-        server.start()
-        with connect(server) as client:
-            server.play("ok")
-            assert drain(client)[0] == b""
-
-    def test_a_start_meanwhile_is_not_waited_for(self, fresh):
-        started = []
-        server = fresh(
-            on_event=lambda event: event["event"] == "stop" and not started and (
-                started.append(True), server.start()))
-        server.stop()
-        assert server.is_running
-        assert post(server).status == 200
+    @pytest.mark.parametrize("name", ["script", "request"])
+    def test_in_on_event_it_spares_nobody(self, fresh, name):
+        server = fresh(on_event=lambda event: event["event"] == name and server.stop())
+        server.routes["/x"] = {"GET": lambda request: Reply(200)}
+        with connect(server, request_bytes(b"", method="GET", path="/x", close=False)) as client:
+            if name == "script":
+                client.recv(65536)
+                server.play("ok")
+            drain(client)  # to its end, which would not come
 
     def test_it_cuts_a_client_whose_own_request_made_an_outage(self, steered, new_threads):
         post(steered, {"padding": "x" * 1000000})
@@ -4460,61 +3797,6 @@ class TestStop:
             until(lambda: refused(steered))
             steered.stop()
             assert new_threads() == []
-
-
-class TestAtTheSameTime:
-    """Methods that several threads call at once, or that the user's functions call."""
-
-    def test_a_stop_in_on_event_wins_over_the_outage_it_is_told_of(self, fresh, new_threads):
-        server = fresh(
-            on_event=lambda event: event["event"] == "down" and server.stop())
-        server.down()
-        until(lambda: not server.is_running)
-        until(lambda: new_threads() == [])
-        server.start()
-        assert post(server).status == 200
-
-    def test_an_up_in_the_middle_of_a_start_leaves_it_idle(self, monkeypatch):
-        """Each of its threads sleeps, so that the process uses next to no time."""
-        listen, servers = socket.SocketType.listen, []
-
-        def slow(self, *args):
-            ups = [threading.Thread(target=servers[-1].up) for _ in range(3)]
-            for thread in ups:
-                thread.start()
-            return listen(self, *args)
-
-        monkeypatch.setattr(FakeSocket, "listen", slow, raising=False)
-        for _ in range(10):
-            servers.append(MockOdooServer(port=0))
-            with servers[-1] as server, connect(server) as connection:
-                began = time.process_time()
-                assert_silent(connection)
-                assert time.process_time() - began < 0.04
-
-    def test_no_call_is_answered_before_on_call_has_seen_it(self, fresh):
-        """Not even where the thread of another call tells on_call of it."""
-
-        def on_call(call):
-            if call.number == 1:
-                until(lambda: server.get_call_count() == 2)
-            else:
-                seen.set()
-                leave.wait(PATIENCE)
-
-        for _ in range(10):
-            seen, leave = threading.Event(), threading.Event()
-            server = fresh(on_call=on_call)
-            clients = [in_background(post, server)]
-            server.wait_for_calls(1)
-            clients.append(in_background(post, server))
-            seen.wait(PATIENCE)
-            clients[1].join(0.01)
-            assert clients[1].is_alive()
-            leave.set()
-            for client in clients:
-                assert client.result().status == 200
-            server.stop()
 
     def test_on_event_may_stop_the_server_while_a_call_waits_for_it(self, fresh, caplog):
         clients = []
@@ -4532,120 +3814,88 @@ class TestAtTheSameTime:
         until(lambda: refused(server))
         assert caplog.records == []
 
-    def test_outages_leave_no_listener_behind(self, fresh):
-        server = fresh()
-        for _ in range(20):
-            server.down(0)
-        server.stop()  # so that all their threads have ended
-        server.start()
-        server.down(0)
-        gc.collect()
-        left = [each for each in gc.get_objects() if isinstance(each, ThreadingHTTPServer)]
-        assert len([each for each in left if getattr(each, "app", None) is server]) < 5
-
 
 class TestOutage:
-    def test_down_refuses_and_cuts_and_up_ends_it(self, fresh):
-        server = fresh()
-        with connect(server, KEPT) as idle:
+    def test_down_refuses_and_cuts_and_up_ends_it(self, odoo):
+        with connect(odoo, KEPT) as idle:
             assert idle.recv(65536)
-            server.down()
+            odoo.down()
             assert drain(idle)[0] == b""
-        assert refused(server)
-        assert " down, " in repr(server)
-        server.up()
-        assert post(server).status == 200
-        assert server.get_call_count() == 2
+        assert refused(odoo)
+        assert " down, " in repr(odoo)
+        odoo.up()
+        assert post(odoo).status == 200
+        assert odoo.get_call_count() == 2
 
-    def test_the_port_stays_reserved(self, fresh):
-        server = fresh()
-        server.down()
+    def test_the_port_stays_reserved(self, odoo):
+        odoo.down()
         for reuse in (0, 1):
             with socket.socket() as thief:
                 thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
                 with pytest.raises(OSError):  # which one is the system's business
-                    thief.bind(("127.0.0.1", server.port))
+                    thief.bind(("127.0.0.1", odoo.port))
         with pytest.raises(OSError, match="cannot listen"):
-            MockOdooServer(port=server.port).start()
-        server.up()
-        assert post(server).status == 200
+            MockOdooServer(port=odoo.port).start()
+        odoo.up()
+        assert post(odoo).status == 200
 
-    def test_down_and_up_may_be_repeated(self, fresh):
-        server = fresh()
-        server.up()
-        server.down()
-        server.down()
-        assert refused(server)
-        server.up()
-        server.up()
-        assert post(server).status == 200
-
-    def test_it_ends_by_itself(self, fresh):
-        server = fresh()
-        server.down(seconds=60)
-        assert refused(server)
-        server.down(seconds=0.05)
-        until(lambda: not refused(server))
-        assert post(server).status == 200
-
-    def test_the_last_call_decides_its_length(self, fresh):
-        server = fresh()
-        server.down(seconds=60)
-        server.down()
-        server.down(seconds=60)
-        server.up()
-        assert post(server).status == 200
-        server.down(seconds=60)
-        server.down(seconds=0)
-        assert post(server).status == 200
+    @pytest.mark.parametrize(("begin", "end", "told"), named({
+        "up()": ([None], MockOdooServer.up, ["start", "down", "up"]),
+        "up(), once more": ([60, None], lambda server: server.up() or server.up(), [
+            "start", "down", "down", "up"]),
+        "the time": ([60, 0.05], lambda server: None, ["start", "down", "down", "up"]),
+        "no time at all": ([60, 0], lambda server: None, ["start", "down", "down", "up"]),
+        "reset()": ([None], MockOdooServer.reset, ["reset", "up"]),
+    }))
+    def test_the_last_down_decides_and_the_end_is_told_whatever_it_is(self, odoo, begin, end, told):
+        for seconds in begin:
+            odoo.down(seconds)
+        assert seconds in (0, 0.05) or refused(odoo)
+        end(odoo)
+        until(lambda: not refused(odoo))
+        assert post(odoo).status == 200
+        assert [event["event"] for event in odoo.get_events()] == told
 
     @pytest.mark.parametrize("seconds", [None, 60])
-    def test_stop_works_during_it(self, fresh, new_threads, seconds):
-        server = fresh()
-        server.down(seconds)
-        server.stop()
-        assert new_threads() == []
-        assert not server.is_running
-        server.start()
-        assert post(server).status == 200
+    def test_a_start_during_it_is_refused_and_stop_works(self, odoo, new_threads, seconds):
+        odoo.down(seconds)
+        complaint = f"already running at {odoo.url}; call stop() first"
+        with pytest.raises(RuntimeError, match=re.escape(complaint)):
+            odoo.start()
+        odoo.stop()
+        assert (new_threads(), odoo.is_running) == ([], False)
+        odoo.start()
+        assert post(odoo).status == 200
 
-    def test_a_start_during_it_is_refused(self, fresh):
-        server = fresh()
-        server.down()
-        with pytest.raises(RuntimeError, match="already running"):
-            server.start()
+    def test_the_script_goes_on_after_it(self, odoo):
+        odoo.play("503*2, 429")
+        assert post(odoo).status == 503
+        odoo.down()
+        odoo.up()
+        assert [post(odoo).status for _ in range(3)] == [503, 429, 200]
 
-    def test_a_reset_ends_it(self, fresh):
-        server = fresh()
-        server.down()
-        server.reset()
-        assert post(server).status == 200
-
-    def test_the_script_goes_on_after_it(self, fresh):
-        server = fresh()
-        server.play("503*2, 429")
-        assert post(server).status == 503
-        server.down()
-        server.up()
-        assert [post(server).status for _ in range(3)] == [503, 429, 200]
-
-    @pytest.mark.parametrize("call", named({
-        "down": MockOdooServer.down,
-        "up": MockOdooServer.up,
-    }))
+    @pytest.mark.parametrize("call", [MockOdooServer.down, MockOdooServer.up])
     def test_a_stopped_server_has_none(self, call):
         with pytest.raises(RuntimeError, match=r"not running; call start\(\) first"):
             call(MockOdooServer(port=0))
 
-    @pytest.mark.parametrize(("seconds", "error"), named({
-        "negative": (-1, ValueError),
-        "text": ("5", TypeError),
-        "infinite": (float("inf"), ValueError),
-    }))
+    @pytest.mark.parametrize(("seconds", "error"), [
+        (-1, ValueError), ("5", TypeError), (float("inf"), ValueError),
+    ])
     def test_a_bad_time_is_named_and_changes_nothing(self, odoo, seconds, error):
         with pytest.raises(error, match="seconds must be"):
             odoo.down(seconds)
         assert post(odoo).status == 200
+
+    def test_a_port_that_the_system_frees_slowly_is_waited_for(self, fresh):
+        server = fresh()
+        for again in (server.down, server.up, lambda: (server.stop(), server.start())):
+            taken = OSError(errno.EADDRINUSE, "taken")
+            method = "listen" if again == server.up else "bind"
+            with failing_sockets(method, server.port, taken, times=3) as failures:
+                again()
+            assert failures == [taken] * 3
+        assert post(server).status == 200
 
     def test_a_port_that_is_lost_meanwhile_is_logged(self, fresh, caplog):
         server = fresh()
@@ -4653,7 +3903,7 @@ class TestOutage:
         with failing_sockets("listen", server.port, taken) as failures:
             server.down(seconds=0.05)
             until(lambda: f"cannot listen on port {server.port} again" in caplog.text)
-        assert failures == [taken]
+        assert set(failures) == {taken}
         assert refused(server)
         server.stop()
 
@@ -4784,9 +4034,7 @@ class TestTLS:
         assert accepts()
         assert caplog.records == []
 
-    def test_a_client_that_does_not_trust_it_is_told_and_not_logged(
-        self, secure, accepts, caplog
-    ):
+    def test_a_client_that_does_not_trust_it_is_told_and_not_logged(self, secure, accepts, caplog):
         with pytest.raises(ssl.SSLError):
             post(secure, context=ssl.create_default_context())
         until(secure.get_unmatched)
@@ -4805,8 +4053,7 @@ class TestTLS:
                     pass
 
     @pytest.mark.parametrize(("fault", "errors"), named({
-        "reset": (
-            "reset", (ConnectionResetError, http.client.RemoteDisconnected, ssl.SSLError)),
+        "reset": ("reset", (ConnectionResetError, http.client.RemoteDisconnected, ssl.SSLError)),
         "close": ("close", (http.client.RemoteDisconnected, ssl.SSLError)),
         "truncate": ("truncate", (http.client.IncompleteRead, ssl.SSLError)),
         "garbage": ("garbage", http.client.BadStatusLine),
@@ -4816,12 +4063,6 @@ class TestTLS:
         with pytest.raises(errors):
             post(secure, context=trusting)
         assert accepts()
-
-    def test_stall_says_nothing(self, secure, trusting):
-        secure.play("stall")
-        with self.connect(secure, trusting, request_bytes()) as connection:
-            secure.wait_for_calls(1)
-            assert_silent(connection)
 
     @pytest.mark.parametrize("script", ["ok@60s", "stall", "drip"])
     def test_a_slow_reply_is_let_go(self, secure, trusting, new_threads, script):
@@ -4869,19 +4110,6 @@ class TestMutualTLS:
 
 
 class TestLoad:
-    def test_exactly_so_many_fail_among_fifty_at_once(self, odoo):
-        odoo.set_failure_count(25)
-        barrier = threading.Barrier(50)
-
-        def client(number):
-            barrier.wait(PATIENCE)
-            return post(odoo, {"number": number}).status
-
-        clients = [in_background(client, number) for number in range(50)]
-        statuses = [thread.result() for thread in clients]
-        assert (statuses.count(503), statuses.count(200)) == (25, 25)
-        accepted = {number for number, status in enumerate(statuses) if status == 200}
-        assert {heartbeat["number"] for heartbeat in odoo.get_received_heartbeats()} == accepted
 
     def test_call_n_got_reply_n(self, odoo):
         odoo.play("200, 429, 500, 503", loop=True)
@@ -4893,19 +4121,18 @@ class TestLoad:
             assert calls[n].reply == reply
             assert status == (200 if reply == "ok" else int(reply))
 
-    def test_a_thousand_clients_come_in_the_same_instant(self, fresh):
+    def test_a_thousand_clients_come_in_the_same_instant(self, odoo):
         needs_descriptors(2100)
-        server = fresh()
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(socket.socket()) for _ in range(1000)]
             for client in clients:
                 client.settimeout(PATIENCE)
             for client in clients:
-                client.connect(("127.0.0.1", server.port))
+                client.connect(("127.0.0.1", odoo.port))
             for client in clients:
                 client.sendall(request_bytes())
             assert [only(read_all(client)).status for client in clients] == [200] * 1000
-        assert server.get_call_count() == len(server.get_received_heartbeats()) == 1000
+        assert odoo.get_call_count() == len(odoo.get_received_heartbeats()) == 1000
 
     def test_everything_may_be_called_at_any_time(self, fresh, caplog):
         server = fresh(max_calls=50)
@@ -4931,18 +4158,19 @@ class TestLoad:
             thread.result()
         assert caplog.records == []
 
-    def test_a_hundred_thousand_heartbeats_fit_into_memory(self, fresh):
+    @pytest.mark.parametrize(("max_calls", "limit"), [(None, 1500), (10, 100)])
+    def test_a_hundred_thousand_heartbeats_fit_into_memory(self, fresh, max_calls, limit):
         tracemalloc = pytest.importorskip("tracemalloc")
-        server = fresh()
+        server = fresh(max_calls=max_calls)
 
         def beat(times):
-            for _ in range(times):
-                connection.sendall(KEPT)
+            for n in range(times):
+                connection.sendall(request_bytes(b'{"n": %d}' % (times + n), close=False))
                 while not connection.recv(65536).endswith(b"}"):
                     pass
 
         with connect(server) as connection:
-            beat(100)
+            beat(200)
             tracemalloc.start()
             try:
                 size = -tracemalloc.get_traced_memory()[0]  # not 0 under PYTHONTRACEMALLOC
@@ -4950,22 +4178,32 @@ class TestLoad:
                 size += tracemalloc.get_traced_memory()[0]
             finally:
                 tracemalloc.stop()
-        assert size / 1000 < 1500  # bytes for each, so 150 MB for a hundred thousand
+        assert size / 1000 < limit  # bytes for each: 150 MB, or next to nothing with max_calls
 
 
 # ------------------------------------------------------------------------------------------
 # Control: steers the fake from another process or language
 # ------------------------------------------------------------------------------------------
 
+#: The routes that change it, with a body that each of them takes.
+CHANGES = [
+    ("PUT", "script", {"script": ""}), ("POST", "down", {"seconds": 60}),
+    ("POST", "reset", None), ("DELETE", "calls", None),
+]
+changes = pytest.mark.parametrize(
+    ("method", "path", "body"), CHANGES, ids=[path for _, path, _ in CHANGES])
+ELSEWHERE = {"Host": "pos.example"}
+
 
 class TestControl:
     def test_the_state_tells_all_there_is_to_know(self, steered):
+        status, state = control(steered, "GET", "state")
+        assert (status, state["last_heartbeat"], state["senders"]) == (200, None, [])
         steered.play("503, ok, 429*2", loop=True)
         post(steered, {"n": 1})
         post(steered, {"n": 2})
         send(steered, "GET", "/nowhere")
-        status, state = control(steered, "GET", "state")
-        assert status == 200
+        state = control(steered, "GET", "state")[1]
         (sender,) = state.pop("senders")
         assert (sender["sender"], sender["calls"], sender["accepted"]) == ("127.0.0.1", 2, 1)
         assert state == {
@@ -4981,40 +4219,21 @@ class TestControl:
             "unmatched": ["404 GET /nowhere"],
         }
 
-    def test_the_state_tells_that_nothing_came(self, steered):
-        status, state = control(steered, "GET", "state")
-        assert (status, state["call_count"], state["last_heartbeat"]) == (200, 0, None)
-        assert state["senders"] == []
-
-    def test_calls_come_with_all_their_fields(self, steered):
-        post(steered)
+    def test_calls_come_with_all_their_fields_and_what_the_server_says_of_them(self, steered):
+        steered.play("ok@1ms")
+        exchange(steered, request_bytes(BODY, "X-Part: 1", "x-part: 2"))
         send(steered, "POST", PATH, "{", JSON)
-        status, answer = control(steered, "GET", "calls")
-        first, second = answer["calls"]
-        assert status == 200
-        assert (first["number"], first["reply"], first["accepted"]) == (1, "ok", True)
-        assert first["payload"] == HEARTBEAT
-        assert first["client"][0] == "127.0.0.1"
-        assert first["headers"]["Content-Type"] == "application/json"
-        assert (first["delay"], first["problem"]) == (0.0, None)
-        assert first["received_at"] == steered.get_calls()[0].received_at
+        first, second = control(steered, "GET", "calls")[1]["calls"]
+        call = steered.get_calls()[0]
+        told = {"label": "ok@1ms", "sender": "KKT-001", "text": steered.describe_call(call)}
+        assert first == {**json.loads(call.to_json()), **told}
+        assert (first["number"], first["reply"], first["payload"]) == (1, "ok", HEARTBEAT)
+        assert (first["received_at"], first["client"]) == (call.received_at, list(call.client))
+        assert (first["delay"], first["problem"], first["accepted"]) == (0.001, None, True)
+        assert first["headers"]["X-Part"] == "1, 2"
         assert (second["reply"], second["payload"], second["body"]) == ("400", None, "{")
         assert second["problem"].startswith("the body is not JSON: ")
-
-    def test_calls_come_with_what_the_server_says_of_them(self, fresh):
-        server = fresh(control=True)
-        post(server)
-        post(server, {"total": 12.5})
-        calls = control(server, "GET", "calls")[1]["calls"]
-        assert [call["sender"] for call in calls] == ["KKT-001", "127.0.0.1"]
-        assert [call["text"] for call in calls] == [
-            server.describe_call(call) for call in server.get_calls()
-        ]
-
-    def test_repeated_headers_are_joined(self, steered):
-        exchange(steered, request_bytes(BODY, "X-Part: 1", "x-part: 2"))
-        (call,) = control(steered, "GET", "calls")[1]["calls"]
-        assert call["headers"]["X-Part"] == "1, 2"
+        assert second["sender"] == "127.0.0.1"
 
     def test_calls_since_a_number_can_be_asked_for(self, steered):
         for n in range(3):
@@ -5027,122 +4246,79 @@ class TestControl:
         status, state = control(steered, "PUT", "script", {"script": "503*3", "loop": False})
         assert (status, state["script"], state["loop"]) == (200, "503*3", False)
         assert [post(steered).status for _ in range(4)] == [503, 503, 503, 200]
-        body = {"script": ["ok", "503*2"], "loop": True}
-        assert control(steered, "PUT", "script", body)[1]["script"] == "ok, 503*2"
-
-    def test_a_script_may_hold_the_fields_of_a_reply(self, steered):
         fields = {"status": 429, "body": {"error": "slow"}, "headers": {"Retry-After": "5"}}
-        control(steered, "PUT", "script", {"script": ["503", fields]})
-        assert post(steered).status == 503
+        body = {"script": [fields, "503*2"], "loop": True}
+        assert control(steered, "PUT", "script", body)[1]["script"] == "429, 503*2"
         response = post(steered)
         assert (response.status, response.headers["Retry-After"]) == (429, "5")
         assert response.json() == {"error": "slow"}
 
-    def test_a_reset_forgets_everything(self, steered):
-        steered.play("503*")
-        post(steered)
-        status, state = control(steered, "POST", "reset")
-        assert (status, state["call_count"], state["script"]) == (200, 0, "")
-
-    def test_the_calls_can_be_forgotten_without_the_script(self, steered):
+    @pytest.mark.parametrize(("method", "path", "script"), [
+        ("POST", "reset", ""), ("DELETE", "calls", "503*2"),
+    ])
+    def test_everything_can_be_forgotten_or_the_calls_alone(self, steered, method, path, script):
         steered.play("503*3")
         post(steered)
-        status, state = control(steered, "DELETE", "calls")
+        status, state = control(steered, method, path)
         assert (status, state["call_count"], state["senders"]) == (200, 0, [])
-        assert (state["script"], steered.get_calls()) == ("503*2", [])
+        assert (state["script"], steered.get_calls()) == (script, [])
 
-    def test_many_outages_leave_nothing_behind(self, steered, new_threads):
-        for _ in range(20):
-            assert control(steered, "POST", "down", {"seconds": 0})[0] == 200
-        until(lambda: len(new_threads()) <= 2)  # the acceptor, and maybe a worker
-        steered.stop()
-        assert new_threads() == []
-
-    def test_an_outage_begins_when_it_was_answered_and_ends_in_time(self, steered):
+    def test_an_outage_begins_when_it_was_answered_and_ends_in_time(self, steered, new_threads):
         with connect(steered) as idle:
             status, state = control(steered, "POST", "down", {"seconds": 60})
             assert (status, state["call_count"]) == (200, 0)
             assert refused(steered)
             assert drain(idle)[0] == b""
         steered.up()
-        assert control(steered, "POST", "down", {"seconds": 0.01})[0] == 200
-        until(lambda: not refused(steered))
+        for _ in range(20):
+            assert control(steered, "POST", "down", {"seconds": 0.001})[0] == 200
+            until(lambda: not refused(steered))
         assert post(steered).status == 200
+        steered.stop()
+        assert new_threads() == []
 
     def test_an_outage_of_a_server_that_was_just_stopped_is_409(self, fresh):
-        class Stopped(MockOdooServer):
-            def down(self, seconds=None):
-                self.stop()
-                super().down(seconds)
-
-        status, answer = control(fresh(Stopped, control=True), "POST", "down", {"seconds": 5})
+        down = lambda server, seconds: server.stop() or MockOdooServer.down(server, seconds)
+        server = fresh(variant(down=down), control=True)
+        status, answer = control(server, "POST", "down", {"seconds": 5})
         assert (status, answer) == (409, {"error": "not running; call start() first"})
 
-    def test_a_wait_is_answered_when_the_calls_are_there(self, steered):
-        waiting = in_background(control, steered, "GET", "wait?calls=2&timeout=60")
-        post(steered)
-        assert waiting.is_alive()
-        post(steered)
-        status, state = waiting.result()
-        assert (status, state["call_count"]) == (200, 2)
-
-    def test_a_wait_may_be_for_heartbeats(self, steered):
+    @pytest.mark.parametrize(("query", "enough"), named({
+        "calls": ("calls=2", 2),
+        "heartbeats": ("heartbeats=1", 2),
+        "the calls of one sender": ("calls=2&sender=KKT-001", 3),
+        "its heartbeats": ("heartbeats=2&sender=KKT-001", 4),
+    }))
+    def test_a_wait_ends_when_there_are_so_many(self, steered, query, enough):
         steered.play("503")
-        waiting = in_background(control, steered, "GET", "wait?heartbeats=1&timeout=60")
-        post(steered)
-        assert waiting.is_alive()
-        post(steered)
+        waiting = in_background(control, steered, "GET", f"wait?{query}&timeout=60")
+        for name in ("KKT-001", "KKT-002", "KKT-001", "KKT-001")[:enough]:
+            assert waiting.is_alive()
+            post(steered, dict(HEARTBEAT, adapter_id=name))
         status, state = waiting.result()
-        assert (status, state["call_count"], state["heartbeat_count"]) == (200, 2, 1)
-
-    def test_a_wait_may_be_for_one_sender(self, steered):
-        waiting = in_background(
-            control, steered, "GET", "wait?calls=2&sender=KKT-001&timeout=60")
-        for name in ("KKT-001", "KKT-002"):
-            post(steered, dict(HEARTBEAT, adapter_id=name))
-        assert waiting.is_alive()
-        post(steered)
-        assert waiting.result()[0] == 200
-
-    def test_a_wait_for_the_heartbeats_of_one_sender_counts_no_refused_ones(self, steered):
-        steered.play("503, ok")
-        for name in ("KKT-001", "KKT-002"):
-            post(steered, dict(HEARTBEAT, adapter_id=name))
-        query = "wait?heartbeats=1&timeout=0.01&sender="
-        status, state = control(steered, "GET", query + "KKT-001")
-        assert (status, state["error"].partition(" in ")[0]) == (408, "0 of 1 calls that fit")
-        assert control(steered, "GET", query + "KKT-002")[0] == 200
-
-    def wait_for_more(self, server, what):
-        """Begin a wait, and return as soon as it knows what there was."""
-        known = threading.Event()
-
-        def get_calls():
-            calls = MockOdooServer.get_calls(server)
-            known.set()
-            return calls
-
-        server.get_calls = get_calls
-        waiting = in_background(control, server, "GET", f"wait?{what}=1&more=1&timeout=60")
-        assert known.wait(PATIENCE)
-        return waiting
+        assert (status, state["call_count"]) == (200, enough)
 
     @pytest.mark.parametrize("what", ["calls", "heartbeats"])
-    def test_a_wait_for_more_counts_only_what_comes_after_it(self, steered, what):
-        post(steered)
-        assert control(steered, "GET", f"wait?{what}=1&more=1&timeout=0.01")[0] == 408
-        waiting = self.wait_for_more(steered, what)
-        assert waiting.is_alive()
-        post(steered)
-        assert waiting.result()[0] == 200
+    def test_a_wait_for_more_counts_what_comes_after_it_also_after_a_reset(self, fresh, what):
+        known = threading.Event()
 
-    def test_a_wait_for_more_goes_on_over_a_reset(self, steered):
-        for _ in range(3):
-            post(steered)
-        waiting = self.wait_for_more(steered, "calls")
-        steered.reset()
-        post(steered)
-        assert waiting.result()[0] == 200
+        def get_calls(self):
+            try:
+                return MockOdooServer.get_calls(self)
+            finally:
+                known.set()
+
+        server = fresh(variant(get_calls=get_calls), control=True)
+        post(server)
+        assert control(server, "GET", f"wait?{what}=1&more=1&timeout=0.01")[0] == 408
+        for change in (lambda: None, server.reset):
+            known.clear()
+            waiting = in_background(control, server, "GET", f"wait?{what}=1&more=1&timeout=60")
+            assert known.wait(PATIENCE)
+            change()
+            assert waiting.is_alive()
+            post(server)
+            assert waiting.result()[0] == 200
 
     def test_a_wait_that_times_out_is_408_with_the_state(self, steered):
         post(steered)
@@ -5178,12 +4354,16 @@ class TestControl:
 class TestControlSenders:
     """The state tells who sends, and how often."""
 
-    def test_they_stand_in_the_order_of_their_first_calls(self, steered):
+    def test_they_stand_in_the_order_of_their_first_calls(self, fresh):
+        asked = []
+        sender = lambda server, call: asked.append(call.number) or call.payload["adapter_id"]
+        server = fresh(variant(sender=sender), control=True)
         for name in ("KKT-002", "KKT-001", "KKT-002"):
-            post(steered, dict(HEARTBEAT, adapter_id=name))
-        senders = control(steered, "GET", "state")[1]["senders"]
+            post(server, dict(HEARTBEAT, adapter_id=name))
+            senders = control(server, "GET", "state")[1]["senders"]
         assert [(each["sender"], each["calls"]) for each in senders] == [
             ("KKT-002", 2), ("KKT-001", 1)]
+        assert asked == [1, 2, 3]  # each once
 
     @pytest.mark.parametrize(("times", "interval"), named({
         "one call": ([0], None),
@@ -5192,17 +4372,14 @@ class TestControlSenders:
         "an even number of gaps": ([0, 10, 40], 20),
     }))
     def test_the_interval_is_the_median_gap(self, steered, times, interval):
+        start = time.time() - 1000
         for seconds in times:
             post(steered)
-            steered.get_calls()[-1].received_at = 1.7e9 + seconds
+            steered.get_calls()[-1].received_at = start + seconds
         (sender,) = control(steered, "GET", "state")[1]["senders"]
-        assert (sender["interval"], sender["last_at"]) == (interval, 1.7e9 + times[-1])
-
-    def test_it_tells_how_long_a_sender_has_been_silent(self, steered):
-        post(steered)
-        steered.get_calls()[0].received_at -= 100
-        (sender,) = control(steered, "GET", "state")[1]["senders"]
-        assert 100 <= sender["seconds_since"] < 100 + PATIENCE
+        assert sender["interval"] == (interval and pytest.approx(interval))
+        assert sender["last_at"] == start + times[-1]
+        assert 0 <= sender["seconds_since"] - (1000 - times[-1]) < PATIENCE
 
     def test_a_subclass_whose_words_fail_breaks_nothing(self, fresh):
         def fail(server, call):
@@ -5216,122 +4393,68 @@ class TestControlSenders:
         assert (call["sender"], call["text"], call["payload"]) == ("?", "?", HEARTBEAT)
         assert control(server, "GET", "wait?sender=KKT-001&timeout=0.01")[0] == 408
 
-    def test_each_call_is_asked_about_once(self, fresh):
-        asked = []
-        sender = lambda server, call: asked.append(call.number) or "KKT-001"
-        server = fresh(variant(sender=sender), control=True)
-        for _ in range(3):
-            post(server)
-            control(server, "GET", "state")
-        assert asked == [1, 2, 3]
-
 
 class TestControlMisuse:
-    """What cannot be used is 400, and changes nothing."""
-
-    @pytest.mark.parametrize(("path", "body", "call"), named({
-        "bad step": ("script", {"script": "50x"}, lambda server: server.play("50x")),
-        "script as number": ("script", {"script": 503}, lambda server: server.play(503)),
-        "no script": ("script", {"script": None}, lambda server: server.play(None)),
-        "loop as text": (
-            "script",
-            {"script": "ok", "loop": "yes"},
-            lambda server: server.play("ok", "yes"),
-        ),
-        "negative time": ("down", {"seconds": -1}, lambda server: server.down(-1)),
-        "time as text": ("down", {"seconds": "5"}, lambda server: server.down("5")),
-    }))
-    def test_the_error_is_that_of_python(self, steered, path, body, call):
-        steered.play("503*7")
-        with pytest.raises((TypeError, ValueError)) as caught:
-            call(steered)
-        method = "PUT" if path == "script" else "POST"
-        assert control(steered, method, path, body) == (400, {"error": str(caught.value)})
-        assert (steered.script, steered.is_running) == ("503*7", True)
-
-    def test_an_outage_must_have_an_end(self, steered):
-        error = (
-            '"seconds" is missing; '
-            "nobody could end the outage through a port that refuses connections"
-        )
-        assert control(steered, "POST", "down", {}) == (400, {"error": error})
-
-    def test_a_script_must_be_there(self, steered):
-        error = '"script" is missing; send {"script": "503*3"}, for example'
-        assert control(steered, "PUT", "script", {}) == (400, {"error": error})
-
-    @pytest.mark.parametrize(("method", "path", "body", "error"), named({
-        "script": (
-            "PUT",
-            "script",
-            {"script": "503", "Loop": True},
-            "'Loop' means nothing here; /_mock/script takes script, loop",
-        ),
-        "down": (
-            "POST",
-            "down",
-            {"second": 5},
-            "'second' means nothing here; /_mock/down takes seconds",
-        ),
+    @pytest.mark.parametrize(("request_", "body", "error"), named({
+        "bad step": ("PUT script", {"script": "50x"}, "step '50x': '50x' is no reply"),
+        "script as number": ("PUT script", {"script": 503}, "a script must be text, a Reply"),
+        "script as null": ("PUT script", {"script": None}, "a script must be text, a Reply"),
+        "no script": (
+            "PUT script", {}, '"script" is missing; send {"script": "503*3"}, for example'),
+        "half a script": ("PUT script", "{", "the body is not JSON: "),
+        "loop as text": ("PUT script", {"script": "ok", "loop": "yes"}, "loop must be True or "),
+        "loop in the query": (
+            "PUT script?loop=true", {"script": "503"}, "loop must be True or False, not 'true'"),
+        "Loop": (
+            "PUT script", {"script": "503", "Loop": True},
+            "'Loop' means nothing here; /_mock/script takes script, loop"),
+        "negative time": ("POST down", {"seconds": -1}, "seconds must be from 0 to 86400 seconds"),
+        "time as text": ("POST down", {"seconds": "5"}, "seconds must be a number of seconds, "),
+        "no end": (
+            "POST down", {}, '"seconds" is missing; '
+            "nobody could end the outage through a port that refuses connections"),
+        "second": (
+            "POST down", {"second": 5}, "'second' means nothing here; /_mock/down takes seconds"),
         "reset": (
-            "POST",
-            "reset",
-            {"calls": 1},
-            "'calls' means nothing here; /_mock/reset takes nothing",
-        ),
+            "POST reset", {"calls": 1}, "'calls' means nothing here; /_mock/reset takes nothing"),
         "reset in the query": (
-            "POST",
-            "reset?calls=1",
-            None,
-            "'calls' means nothing here; /_mock/reset takes nothing",
-        ),
-        "script in the query": (
-            "PUT",
-            "script?loop=true",
-            {"script": "503"},
-            "loop must be True or False, not 'true'",
-        ),
+            "POST reset?calls=1", None, "'calls' means nothing here; /_mock/reset takes nothing"),
+        "calls in letters": ("GET wait?calls=two", None, "calls must be a number like 5 or 0.5, "),
+        "negative calls": ("GET wait?calls=-1", None, "calls must be a number like 5 or 0.5, not"),
+        "half a call": ("GET wait?calls=1.5", None, "calls must be a whole number, 0 or more, not"),
+        "long timeout": (
+            "GET wait?timeout=61", None, "timeout must be from 0 to 60 seconds, not 61"),
+        "misspelt calls": (
+            "GET wait?cals=1", None,
+            "'cals' means nothing here; /_mock/wait takes calls, heartbeats, timeout"),
+        "state of calls": ("GET state?calls=1", None, "'calls' means nothing here; /_mock/state "),
+        "both": ("GET wait?calls=1&heartbeats=1", None, "wait for calls or for heartbeats, not "),
+        "more in words": ("GET wait?more=yes", None, "more must be 0 or 1, not 'yes'"),
+        "NaN": ("GET wait?timeout=nan", None, "timeout must be a number like 5 or 0.5, not 'nan'"),
+        "since nothing": ("GET calls?since=", None, "since must be a number like 5 or 0.5, not ''"),
+        "since 5000 digits": ("GET calls?since=" + "9" * 5000, None, "since must be a number like"),
     }))
-    def test_a_misspelt_field_is_named_and_changes_nothing(
-        self, steered, method, path, body, error
-    ):
+    def test_what_cannot_be_used_is_400_and_changes_nothing(self, steered, request_, body, error):
         steered.play("ok, 503*7")
         post(steered)
-        assert control(steered, method, path, body) == (400, {"error": error})
+        method, path = request_.split()
+        content = body if isinstance(body, str) else None if body is None else json.dumps(body)
+        headers = {} if method == "GET" else JSON
+        response = send(steered, method, "/_mock/" + path, content, headers)
+        assert response.status == 400
+        assert response.json()["error"].startswith(error)
+        assert len(response.body) < 300
         assert (steered.script, steered.get_call_count()) == ("503*7", 1)
         assert not refused(steered)
 
-    def test_a_body_must_be_json(self, steered):
-        response = send(steered, "PUT", "/_mock/script", "{", JSON)
-        assert response.status == 400
-        assert "not JSON" in response.json()["error"]
 
-    @pytest.mark.parametrize(("query", "complaint"), named({
-        "calls in letters": (
-            "wait?calls=two", "calls must be a number like 5 or 0.5, not 'two'"),
-        "negative calls": ("wait?calls=-1", "calls must be a number like 5 or 0.5, not '-1'"),
-        "half a call": ("wait?calls=1.5", "calls must be a whole number, 0 or more, not 1.5"),
-        "long timeout": ("wait?timeout=61", "timeout must be from 0 to 60 seconds, not 61"),
-        "misspelt calls": (
-            "wait?cals=1",
-            "'cals' means nothing here; /_mock/wait takes calls, heartbeats, timeout",
-        ),
-        "state of calls": ("state?calls=1", "/_mock/state takes nothing"),
-        "both": ("wait?calls=1&heartbeats=1", "wait for calls or for heartbeats, not for both"),
-        "more in words": ("wait?more=yes", "more must be 0 or 1, not 'yes'"),
-        "NaN": ("wait?timeout=nan", "timeout must be a number like 5 or 0.5, not 'nan'"),
-        "since nothing": ("calls?since=", "since must be a number like 5 or 0.5, not ''"),
-        "since 5000 digits": (
-            "calls?since=" + "9" * 5000, "since must be a number like 5 or 0.5, not '999"),
-    }))
-    def test_a_bad_query_is_named(self, steered, query, complaint):
-        status, answer = control(steered, "GET", query)
-        assert status == 400
-        assert complaint in answer["error"]
-
-
-#: The routes that change it.
-CHANGES = [("PUT", "script"), ("POST", "reset"), ("POST", "down"), ("DELETE", "calls")]
+@pytest.fixture(scope="class")
+def guarded():
+    """A fake with a token."""
+    process = Process("--token", "sesam")
+    yield process
+    process.process.kill()
+    process.process.communicate()
 
 
 class TestControlAccess:
@@ -5345,52 +4468,37 @@ class TestControlAccess:
 
     @pytest.mark.parametrize("path", ["", "state", "calls", "wait"])
     @pytest.mark.parametrize("host", [
-        "evil.example",
-        "evil.example:8069",
-        "localhost.evil.example",
-        "127.0.0.1.evil.example",
-        "evil-localhost",
-        "192.168.0.1",
-        "",
-        "localhost:8069@evil.example",
-        "0.0.0.0",
+        "evil.example", "evil.example:8069", "localhost.evil.example", "127.0.0.1.evil.example",
+        "evil-localhost", "192.168.0.1", "", "localhost:8069@evil.example", "0.0.0.0",
     ])
     def test_a_client_may_not_address_it_by_another_name(self, steered, host, path):
         status, answer = control(steered, "GET", path, Host=host)
         assert status == 403
         assert f"Host {host}" in answer["error"]
 
-    @pytest.mark.parametrize(("method", "path"), CHANGES)
-    def test_a_request_by_another_name_changes_nothing(self, steered, method, path):
-        steered.play("503*7")
-        body = {"script": "", "seconds": 60}
-        assert control(steered, method, path, body, Host="evil.example")[0] == 403
-        assert steered.script == "503*7"
+    @changes
+    @pytest.mark.parametrize(("headers", "status"), named({
+        "another name": ({"Host": "evil.example"}, 403),
+        "text": ({"Content-Type": "text/plain"}, 415),
+        "form": ({"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        "multipart": ({"Content-Type": "multipart/form-data"}, 415),
+    }))
+    def test_what_a_foreign_page_can_send_changes_nothing(
+        self, steered, method, path, body, headers, status
+    ):
+        steered.play("ok, 503*7")
+        post(steered)
+        assert control(steered, method, path, body, **headers)[0] == status
+        assert (steered.script, steered.get_call_count()) == ("503*7", 1)
         assert not refused(steered)
 
-    @pytest.mark.parametrize(("method", "path"), CHANGES)
-    @pytest.mark.parametrize("kind", named({
-        "text": "text/plain",
-        "form": "application/x-www-form-urlencoded",
-        "multipart": "multipart/form-data",
-    }))
-    def test_a_request_that_a_foreign_page_can_send_changes_nothing(
-        self, steered, method, path, kind
-    ):
-        steered.play("503*7")
-        body = {"script": "", "seconds": 60}
-        assert control(steered, method, path, body, Content_Type=kind)[0] == 415
-        assert steered.script == "503*7"
-
-    @pytest.mark.parametrize(("method", "path"), CHANGES)
-    def test_a_bare_change_is_told_why_it_needs_a_content_type(self, steered, method, path):
-        post(steered)
+    @changes
+    def test_a_bare_change_is_told_why_it_needs_a_content_type(self, steered, method, path, body):
         response = send(steered, method, "/_mock/" + path)
-        assert (response.status, steered.get_call_count()) == (415, 1)
-        assert response.json() == {
+        assert (response.status, response.json()) == (415, {
             "error": "a change must have Content-Type: application/json, also without a body, "
             "so that no foreign web page can make one; it is missing"
-        }
+        })
 
     def test_no_preflight_is_granted(self, steered):
         response = send(steered, "OPTIONS", "/_mock/script", None, {
@@ -5399,62 +4507,45 @@ class TestControlAccess:
             "Access-Control-Request-Headers": "content-type",
         })
         assert response.status == 405
-        names = [name.lower() for name in response.headers]
-        assert not [name for name in names if name.startswith("access-control")]
+        assert not re.search("(?im)^access-control", str(response.headers))
 
-    def test_the_token_opens_it_to_others(self, launch):
-        process = launch("--token", "sesam")
+    @pytest.mark.parametrize(("given", "status"), [
+        ("Bearer sesam", 200), ("bearer  sesam ", 200), ("Bearer", 403), ("Bearer ", 403),
+        ("Bearer sesa", 403), ("Bearer sesam!", 403), ("Basic sesam", 403), ("sesam", 403),
+        ("Bearer \xfc", 403),
+    ])
+    def test_the_token_opens_it_to_others(self, guarded, given, status):
+        answer = control(guarded, "GET", "state", **ELSEWHERE, Authorization=given)
+        assert answer[0] == status
+        assert status == 200 or "right token" in answer[1]["error"]
+        assert control(guarded, "GET", "state")[0] == 200
 
-        def ask_with(**headers):
-            return control(process, "GET", "state", **headers)
-
-        assert ask_with(Host="pos.example", Authorization="Bearer sesam")[0] == 200
-        assert ask_with(Host="pos.example", Authorization="bearer  sesam ")[0] == 200
-        assert ask_with()[0] == 200
-        for given in (
-            "Bearer",
-            "Bearer ",
-            "Bearer sesa",
-            "Bearer sesam!",
-            "Basic sesam",
-            "sesam",
-            "Bearer \xfc",
-        ):
-            status, answer = ask_with(Host="pos.example", Authorization=given)
-            assert status == 403
-            assert "right token" in answer["error"]
-
-    def test_where_there_is_a_token_the_page_is_for_everybody_and_its_data_are_not(self, launch):
-        process = launch("--token", "sesam")
-        elsewhere = {"Host": "pos.example"}
-        page = send(process, "GET", "/_mock/", None, elsewhere)
+    def test_where_there_is_a_token_the_page_is_for_everybody_and_its_data_are_not(self, guarded):
+        page = send(guarded, "GET", "/_mock/", None, ELSEWHERE)
         assert (page.status, page.body[:15]) == (200, b"<!DOCTYPE html>")
         assert b"sesam" not in page.body
         for path in ("/", "/_mock"):
-            assert send(process, "GET", path, None, elsewhere).headers["Location"] == "/_mock/"
+            assert send(guarded, "GET", path, None, ELSEWHERE).headers["Location"] == "/_mock/"
         for path in ("state", "calls", "events", "wait"):
-            assert control(process, "GET", path, **elsewhere)[0] == 403
-        for method, path in CHANGES:
-            assert control(process, method, path, **elsewhere)[0] == 403
+            assert control(guarded, "GET", path, **ELSEWHERE)[0] == 403
+        for method, path, _ in CHANGES:
+            assert control(guarded, method, path, **ELSEWHERE)[0] == 403
 
-    def test_no_token_opens_it_where_none_is_set(self, steered):
-        for given in ("Bearer ", "Bearer None"):
-            headers = {"Host": "pos.example", "Authorization": given}
-            status, answer = control(steered, "GET", "state", **headers)
-            assert status == 403
-            assert "--token" in answer["error"]
+    @pytest.mark.parametrize("given", ["Bearer ", "Bearer None"])
+    def test_no_token_opens_it_where_none_is_set(self, steered, given):
+        status, answer = control(steered, "GET", "state", **ELSEWHERE, Authorization=given)
+        assert status == 403
+        assert "--token" in answer["error"]
 
     @pytest.mark.parametrize("token", named({
-        "empty": "",
-        "a blank": " ",
-        "a blank within": "a b",
-        "Cyrillic": "п",
-        "not UTF-8": "\udcff",
-        "a line break": "a\n",
+        "empty": "", "a blank": " ", "a blank within": "a b", "Cyrillic": "п",
+        "not UTF-8": "\udcff", "a line break": "a\n",
     }))
-    def test_a_token_that_could_never_match_is_refused(self, token):
-        code, out, err = run_main("--port", "0", "--token", token)
-        assert (code, out) == (2, "")
+    def test_a_token_that_could_never_match_is_refused(self, token, capsys):
+        with pytest.raises(SystemExit) as caught:
+            mock_odoo.main(["--port", "0", "--token", token])
+        out, err = capsys.readouterr()
+        assert (caught.value.code, out) == (2, "")
         assert "the token must be printable ASCII" in err
 
     def test_a_client_elsewhere_may_not_use_it(self, fresh):
@@ -5489,39 +4580,17 @@ class TestControlAccess:
 # ------------------------------------------------------------------------------------------
 
 
-#: The command line of another service.
-RECEIPTS = """
-import sys, mock_odoo
-
-class MockOfdServer(mock_odoo.MockOdooServer):
-    endpoint, service, noun = "/api/v2/receipt", "OFD", "receipt"
-
-raise SystemExit(mock_odoo.main(sys.argv[1:], server_class=MockOfdServer))
-"""
-
-#: The command line of a fake whose make_success() returns what a payload has as "tell". It first
-#: tells that as an event.
-TELLING = """
-import sys, mock_odoo
-
-class Telling(mock_odoo.MockOdooServer):
-    def __init__(self, *args, on_event, **kwargs):
-        super().__init__(*args, on_event=on_event, **kwargs)
-        self.tell = on_event
-
-    def make_success(self, payload):
-        self.tell({"at": 0.0, "time": "2026-11-25T12:00:30.000+03:00", **payload["tell"]})
-        return {}
-
-mock_odoo.main(sys.argv[1:], server_class=Telling)
-"""
+RECEIPTS = block("class MockOfdServer(")  # the command line of another service
 
 
 class TestCommandLine:
-    def test_the_first_line_stands_when_clients_can_connect(self, launch):
-        process = launch()
+    @pytest.mark.parametrize(("host", "told"), [
+        ("127.0.0.1", ""), ("0.0.0.0", " - reachable from the network"),
+    ])
+    def test_the_first_line_stands_when_clients_can_connect(self, launch, host, told):
+        process = launch("--host", host)
         url = f"http://127.0.0.1:{process.port}"
-        assert process.first == f"Mock Odoo on {url} - POST {PATH} - Ctrl+C stops\n"
+        assert process.first == f"Mock Odoo on {url} - POST {PATH}{told} - Ctrl+C stops\n"
         assert send(process, "GET", "/health").status == 200
 
     def test_flags_reach_the_server(self, launch):
@@ -5536,11 +4605,6 @@ class TestCommandLine:
         headers = {"Host": "elsewhere", "Authorization": "Bearer sesam"}
         assert control(process, "GET", "state", **headers)[0] == 200
 
-    def test_a_certificate_makes_it_https(self, launch, certificate):
-        process = launch("--certfile", certificate)
-        context = ssl.create_default_context(cafile=certificate)
-        assert send(process, "GET", "/health", context=context).status == 200
-
     @pytest.mark.parametrize(("args", "complaint"), named({
         "port 70000": (
             ["--port", "70000"], ": --port must be a whole number from 0 to 65535, not 70000"),
@@ -5551,22 +4615,20 @@ class TestCommandLine:
         "line break": (["--script", "a\nb"], "step 'a\\nb': 'a\\nb' is no reply"),
         "no calls": (
             ["--max-calls", "0"], ": --max-calls must be a whole number, 1 or more, not 0"),
-        "no folder": (
-            ["--journal", "/no/such/folder/journal"],
-            "cannot write the journal /no/such/folder/journal: No such file or directory",
-        ),
-        "no certificate": (
-            ["--certfile", "/no/such/file"],
-            "cannot use the certificate /no/such/file: No such file or directory",
-        ),
+        "no folder": (["--journal", "/no/such/folder/x"], "cannot open /no/such/folder/x: "),
+        "no certificate": (["--certfile", "/no/such/file"], "cannot open /no/such/file: No such "),
         "not a certificate": (
             ["--certfile", "setup.cfg"],
-            "PEM is needed, with the key in the same file or in --keyfile",
-        ),
+            "PEM is needed, with the key in the same file or in --keyfile"),
         "no key": (
             ["--certfile", "setup.cfg", "--keyfile", "/no/such/key"],
-            "cannot use the certificate setup.cfg and /no/such/key",
-        ),
+            "cannot open /no/such/key: No such file or directory"),
+        "no client certificates": (
+            ["--certfile", "CERTIFICATE", "--cafile", "/no/such/file"],
+            "cannot open /no/such/file: No such file or directory"),
+        "client certificates alone": (["--cafile", "CERTIFICATE"], "--cafile goes with --certfile"),
+        "loop": (["--loop"], "--loop goes with --script"),
+        "loop and blanks": (["--loop", "--script", " "], "--loop goes with --script"),
         "empty host": (["--host", ""], ": --host must not be empty"),
         "key alone": (["--keyfile", "setup.cfg"], "--keyfile goes with --certfile"),
         "empty token": (
@@ -5575,44 +4637,49 @@ class TestCommandLine:
         "slip in a flag": (["--prot", "1"], "--prot 1 (did you mean '--port'?)"),
         "slip with a value": (["--jornal=x"], "--jornal=x (did you mean '--journal'?)"),
         "bare port": (["8069"], "unrecognized arguments: 8069 (did you mean --port 8069?)"),
-        "bare script": (["503*3"], '503*3 (did you mean --script "503*3"?)'),
         "bare word": (["nonsense"], "unrecognized arguments: nonsense\n"),
         "capitals": (["--script", "OK"], "'OK' is no reply (did you mean 'ok'?)"),
         "step that never comes": (["--script", "stall*, ok"], "step 'ok' can never come"),
-        "outage": (["--script", "down"], "no reply: use the page, or POST /_mock/down"),
-        "its end": (["--script", "up"], "no reply: it ends when its time is up"),
-        "journal nowhere": (["--journal", "-"], "for lines of JSON on standard output, use --json"),
-        "nothing to read": (
-            ["--read", "/no/such/file"], "cannot read /no/such/file: No such file or directory"),
+        "outage": (["--script", "down"], "an outage is no reply"),
+        "journal nowhere": (["--journal", "-"], "for JSON on standard output, use --json"),
+        "nothing to read": (["--read", "/no/such/file"], "cannot open /no/such/file: No such "),
     }))
-    def test_misuse_is_one_line_and_exit_2(self, args, complaint, capsys, monkeypatch):
+    def test_misuse_is_one_line_and_exit_2(self, args, complaint, certificate, capsys, monkeypatch):
         monkeypatch.chdir(HERE)
         with pytest.raises(SystemExit) as caught:
-            mock_odoo.main(args)
+            mock_odoo.main([certificate if arg == "CERTIFICATE" else arg for arg in args])
         out, err = capsys.readouterr()
         assert (caught.value.code, out, err.count("\n")) == (2, "", 1)
         assert err.startswith("mock_odoo: ")
         assert complaint in err
 
-    def test_the_command_line_can_demand_client_certificates(self, launch, certificate):
-        process = launch("--certfile", certificate, "--cafile", certificate)
-        url = f"https://127.0.0.1:{process.port}/health"
+    def test_it_can_demand_certificates_and_a_key_may_have_a_file_of_its_own(
+        self, launch, certificate, tmp_path
+    ):
+        key, chain = tmp_path / "key.pem", tmp_path / "chain.pem"
+        text, end, rest = CERTIFICATE.partition("-----END PRIVATE KEY-----\n")
+        key.write_text(text + end)
+        chain.write_text(rest)
+        flags = ("--certfile", str(chain), "--keyfile", str(key), "--cafile", certificate)
+        process = launch(*flags)
         context = ssl.create_default_context(cafile=certificate)
-        with pytest.raises(OSError):
-            open_url(url, context=context)
-        context.load_cert_chain(certificate)
-        assert open_url(url, context=context).status == 200
+        with pytest.raises(FAILED):
+            post(process, context=context)
         assert "TLS       handshake failed" in process.line()
+        context.load_cert_chain(certificate)
+        assert post(process, context=context).status == 200
 
-    def test_the_first_line_says_when_the_network_can_reach_it(self, launch):
-        first = launch("--host", "0.0.0.0").first
-        assert " - reachable from the network - Ctrl+C stops" in first
-
-    def test_a_taken_port_is_one_line_and_exit_2(self, odoo):
-        code, out, err = run_main("--port", str(odoo.port))
-        assert (code, out, err.count("\n")) == (2, "", 1)
+    def test_a_taken_port_is_one_line_and_exit_2_and_leaves_no_thread(
+        self, odoo, new_threads, capsys
+    ):
+        with pytest.raises(SystemExit) as caught:
+            mock_odoo.main(["--port", str(odoo.port)])
+        out, err = capsys.readouterr()
+        assert (caught.value.code, out, err.count("\n")) == (2, "", 1)
         assert f"cannot listen on 127.0.0.1, port {odoo.port}: " in err
         assert err.endswith("; stop what listens there, or take --port 0, a free one\n")
+        odoo.stop()
+        until(lambda: new_threads() == [])  # one may be about to end
 
     def test_it_tells_its_version(self):
         assert run_main("--version") == (0, f"mock_odoo {mock_odoo.__version__}\n", "")
@@ -5625,92 +4692,27 @@ class TestCommandLine:
         code, out, err = run_main("--help")
         assert (code, err) == (0, "")
         flags = (
-            "--host", "--port", "--script", "--loop", "--strict", "--journal", "--json",
-            "--token", "--certfile", "--keyfile", "--cafile", "--max-calls", "--quiet", "--read",
-            "--version",
+            "host", "port", "script", "loop", "strict", "journal", "json", "token", "certfile",
+            "keyfile", "cafile", "max-calls", "quiet", "read", "version",
         )
-        faults = mock_odoo.FAULTS
-        lies = ("html", "login", "expired")
-        for word in (*flags, *faults, *lies, "examples:", "503*3, reset, ok@6s", "/_mock/"):
+        for word in (
+            *[f"--{flag}" for flag in flags], *mock_odoo.FAULTS, *mock_odoo.WORDS, "examples:",
+            "503*3, reset, ok@6s", "/_mock/",
+        ):
             assert word in out
         epilog = out[out.index("examples:"):]
         assert max(map(len, epilog.splitlines())) <= 80
 
-    def test_the_help_of_another_service_speaks_of_that_alone(self):
+    def test_another_service_speaks_of_itself_alone(self):
         done = run_python("-c", RECEIPTS, "--help")
         assert "A fake OFD that answers receipts as you tell it." in done.stdout
         assert not re.search("odoo|beat", done.stdout, re.IGNORECASE)
-
-    def test_another_service_fails_in_its_own_name(self):
         done = run_python("-c", RECEIPTS, "--port", "x")
         assert done.stderr == "mock_ofd: argument --port: invalid int value: 'x'\n"
 
-    def test_a_start_that_fails_leaves_no_thread(self, odoo, new_threads, capsys):
-        with pytest.raises(SystemExit) as caught:
-            mock_odoo.main(["--port", str(odoo.port)])
-        assert caught.value.code == 2
-        # One may be about to end; and the running server may just have made a worker.
-        until(lambda: len(new_threads()) == len(new_threads(WORKER)))
-        assert "cannot listen" in capsys.readouterr().err
-
-    def test_main_runs_outside_the_main_thread_too(self, launch):
-        code = """if True:
-            import sys, threading, mock_odoo
-            thread = threading.Thread(target=mock_odoo.main, args=(sys.argv[1:],))
-            thread.start()
-            thread.join()
-        """
-        process = launch(command=["-c", code])
-        assert post(process).status == 200
-        assert process.line().split()[1] == "ok"
-        process.process.kill()
-        assert process.process.communicate(timeout=PATIENCE) == ("", "")
-
-    def test_an_import_loads_nothing_that_only_the_command_line_needs(self):
-        code = f"""if True:
-            import sys
-            sys.path.insert(0, {HERE!r})
-            import http.server, json, threading
-            before = set(sys.modules)
-            import mock_odoo
-            print(*set(sys.modules) - before)
-        """
-        done = run_python("-I", "-S", "-c", code)
-        done.check_returncode()
-        assert not set(done.stdout.split()) & {
-            "argparse", "logging", "typing", "signal", "hashlib", "hmac", "contextlib",
-            "dataclasses", "asyncio",
-        }
-
-
-class TestFlagsAndDefaults:
     def test_ten_thousand_calls_are_kept_unless_told(self):
         parser = mock_odoo.make_parser(MockOdooServer)
         assert parser.parse_args([]).max_calls == 10000
-
-    def test_a_key_may_have_a_file_of_its_own(self, launch, certificate, tmp_path):
-        key, end, chain = CERTIFICATE.partition("-----END PRIVATE KEY-----\n")
-        for name, text in (("key.pem", key + end), ("chain.pem", chain)):
-            (tmp_path / name).write_text(text)
-        process = launch(
-            "--certfile", str(tmp_path / "chain.pem"), "--keyfile", str(tmp_path / "key.pem"))
-        context = ssl.create_default_context(cafile=certificate)
-        assert post(process, context=context).status == 200
-
-    @pytest.mark.parametrize(("args", "complaint"), named({
-        "loop": (["--loop"], "--loop goes with --script"),
-        "loop and blanks": (["--loop", "--script", " "], "--loop goes with --script"),
-        "cafile": (
-            ["--certfile", "{}", "--cafile", "/no/such/file"],
-            "cannot use the certificates /no/such/file: No such file or directory"),
-        "cafile alone": (["--cafile", "{}"], "--cafile goes with --certfile"),
-    }))
-    def test_what_means_nothing_is_one_line_and_exit_2(self, certificate, args, complaint, capsys):
-        with pytest.raises(SystemExit) as caught:
-            mock_odoo.main([each.format(certificate) for each in args])
-        err = capsys.readouterr().err
-        assert (caught.value.code, err.count("\n")) == (2, 1)
-        assert complaint in err
 
 
 class TestSignals:
@@ -5737,25 +4739,6 @@ class TestSignals:
         code, out, err = process.end(how)
         assert (code, err) == (0, "")
         assert out.splitlines()[-1] == "2 heartbeats received, 3 of 5 calls refused"
-
-    @pytest.mark.skipif(not hasattr(signal, "SIGBREAK"), reason="no SIGBREAK here")
-    def test_sigbreak_in_another_thread_ends_it_with_a_summary(self, launch):
-        """Where Ctrl+Break is pressed, the C library raises SIGBREAK in a thread of its own."""
-        code = """if True:
-            import ctypes, signal, sys, mock_odoo
-
-            def press(self, payload):
-                ctypes.CDLL("ucrtbase")["raise"](signal.SIGBREAK)
-                return {}
-
-            mock_odoo.MockOdooServer.make_success = press
-            sys.exit(mock_odoo.main(sys.argv[1:]))
-        """
-        process = launch(command=["-c", code])
-        try_post(process)  # the end may be faster
-        code, out, err = process.wait()
-        assert (code, err) == (0, "")
-        assert out.splitlines()[-1].endswith(" calls refused")
 
     @pytest.mark.parametrize("how", ENDS)
     def test_a_signal_ends_it_under_load_every_time(self, launch, how):
@@ -5787,30 +4770,6 @@ class TestSignals:
         process.ask_to_end("SIGINT")
         assert process.line() == "0 receipts received, 0 of 0 calls refused\n"
         assert process.end(how) == (0, "", "")
-
-    def test_a_storm_of_signals_is_no_complaint(self, after_start, capsys):
-        after_start(lambda: [raise_signal(signal.SIGINT) for _ in range(5000)])
-        assert mock_odoo.main(["--port", "0", "--quiet"]) == 0
-        assert capsys.readouterr().err == ""
-
-    @pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
-    def test_another_signal_ends_nothing(self, launch):
-        code = """if True:
-            import signal, sys, mock_odoo
-            seen = []
-            signal.signal(signal.SIGUSR1, lambda *args: seen.append(args))
-            mock_odoo.main(sys.argv[1:])
-            print(len(seen), "seen")
-        """
-        process = launch(command=["-c", code])
-        process.ask_to_end("SIGUSR1")
-        assert post(process).status == 200
-        code, out, err = process.end("SIGTERM")
-        assert (code, err) == (0, "")
-        assert out.splitlines()[-2:] == [
-            "1 heartbeat received, 0 of 1 calls refused",
-            "1 seen",
-        ]
 
     @pytest.mark.parametrize("raising", [
         "os.kill(0, signal.CTRL_C_EVENT)",
@@ -5889,41 +4848,25 @@ class TestReporter:
         post(process)
         assert process.end() == (0, "", "")
 
-    def test_each_call_may_be_a_line_of_json(self, launch):
-        process = launch("--json", "--script", "503")
+    def test_each_may_be_a_line_of_json_in_utf_8_and_the_counts_begin_anew_at_a_reset(self, launch):
+        process = launch("--json", "--script", "503", PYTHONIOENCODING="ascii")
         assert json.loads(process.first) == {"listening": f"http://127.0.0.1:{process.port}"}
-        post(process)
-        call = json.loads(process.line())
-        assert (call["number"], call["reply"], call["accepted"]) == (1, "503", False)
-        assert call["payload"] == HEARTBEAT
-        assert json.loads(process.end()[1]) == {
-            "heartbeat_count": 0, "call_count": 1,
-            "refused_count": 1, "spoilt_count": 0, "left_count": 0,
-        }
-
-    def test_lines_of_json_are_utf_8_whatever_the_output_is_for_text(self, launch):
-        process = launch("--json", PYTHONIOENCODING="ascii")
         post(process, {"adapter_id": "Касса"})
-        assert json.dumps("Касса", ensure_ascii=False).encode() in process.bytes_line()
-
-    @pytest.mark.parametrize(("event", "line"), named({
-        "a client that left": (
-            {"event": "left", "number": 5, "after": 2.0031}, "left      call 5, after 2.003 s"),
-        "a request to a route": (
-            {"event": "request", "request": "200 POST /sign"}, "request   200 POST /sign"),
-        "an event of tomorrow": ({"event": "novelty"}, "novelty"),
-    }))
-    def test_events_are_lines_of_their_own(self, launch, event, line):
-        process = launch(command=["-c", TELLING])
-        post(process, {"tell": event})
-        assert process.line() == f"12:00:30  {line}\n"
-
-    def test_a_client_that_leaves_is_a_line(self, launch):
-        process = launch("--script", "stall")
-        connection = connect(process, KEPT)
-        assert process.line()[10:15] == "stall"
-        connection.close()
-        assert re.fullmatch(r"left      call 1, after [0-9]\.[0-9]{3} s\n", process.line()[10:])
+        send(process, "GET", "/nowhere")
+        control(process, "POST", "reset")
+        post(process)
+        reading = process.process.stdout.buffer
+        text, *more = [in_background(reading.readline).result().decode("utf-8") for _ in range(4)]
+        assert '"adapter_id": "Касса"' in text
+        call, unmatched, reset, again = map(json.loads, [text, *more])
+        assert (call["number"], call["reply"], call["accepted"]) == (1, "503", False)
+        assert (unmatched["event"], unmatched["unmatched"]) == ("unmatched", "404 GET /nowhere")
+        assert (reset["event"], sorted(reset)) == ("reset", ["at", "event", "time"])
+        assert (again["number"], again["payload"]) == (1, HEARTBEAT)
+        assert json.loads(process.end()[1]) == {
+            "heartbeat_count": 1, "call_count": 1, "refused_count": 0, "spoilt_count": 0,
+            "left_count": 0,
+        }
 
     def test_the_summary_tells_refused_spoilt_and_left_apart(self, launch):
         process = launch("--script", "503*2, reset, html, stall, ok")
@@ -5935,19 +4878,8 @@ class TestReporter:
         summary = "1 heartbeat received, 2 of 6 calls refused, 3 spoilt, 1 client left"
         assert process.end()[1].splitlines()[-1] == summary
 
-    def test_the_summary_begins_anew_at_a_reset(self, launch):
-        process = launch("--script", "reset")
-        try_post(process)
-        control(process, "POST", "reset")
-        post(process)
-        summary = "1 heartbeat received, 0 of 1 calls refused"
-        assert process.end()[1].splitlines()[-1] == summary
-
     @needs_terminal
-    @pytest.mark.parametrize(("no_colour", "coloured"), named({
-        "colours": ("", True),
-        "no colours": ("1", False),
-    }))
+    @pytest.mark.parametrize(("no_colour", "coloured"), [("", True), ("1", False)])
     def test_a_terminal_gets_colours_unless_told_otherwise(self, launch, no_colour, coloured):
         terminal, end = os.openpty()
         with open(terminal, closefd=True) as screen:
@@ -5996,40 +4928,6 @@ class TestReporter:
             rest = [screen.readline() for _ in range(2)]
             assert rest == [f"    POST {PATH}\n", "    Ctrl+C stops\n"]
 
-    def test_what_is_done_to_it_stands_between_the_calls(self, launch):
-        process = launch()
-        control(process, "PUT", "script", {"script": "503*2", "loop": True})
-        post(process)
-        control(process, "POST", "reset")
-        control(process, "POST", "down", {"seconds": 0})
-        control(process, "PUT", "script", {"script": ""})
-        lines = [process.line()[10:].split() for _ in range(6)]
-        assert lines[0] == ["script", "503*2", "in", "a", "loop"]
-        assert lines[1][:2] == ["503", "KKT-001"]
-        assert lines[2:] == [["reset"], ["down", "for", "0.0", "s"], ["up"], ["script", "ok*"]]
-
-    def test_events_may_be_lines_of_json(self, launch):
-        process = launch("--json")
-        send(process, "GET", "/nowhere")
-        control(process, "POST", "reset")
-        unmatched, reset = (json.loads(process.line()) for _ in range(2))
-        assert (unmatched["event"], unmatched["unmatched"]) == ("unmatched", "404 GET /nowhere")
-        assert (reset["event"], sorted(reset)) == ("reset", ["at", "event", "time"])
-
-    def test_it_works_without_standard_output(self, launch):
-        process = launch(command=["-c", OWN_OUTPUT % "None"])  # as for a service of Windows
-        assert post(process).status == 200
-        assert process.end() == (0, "", "")
-
-    def test_it_works_without_a_descriptor_beneath_standard_output(self, launch):
-        process = launch("--json", command=["-c", OWN_OUTPUT % "io.StringIO()"])  # as in IDLE
-        assert post(process).status == 200
-        code, out, err = process.end()
-        assert (code, err) == (0, "")
-        first, call, last = map(json.loads, out.splitlines())
-        assert first == {"listening": f"http://127.0.0.1:{process.port}"}
-        assert (call["number"], last["call_count"]) == (1, 1)
-
     def test_a_reader_that_closes_its_end_stops_nothing(self, launch):
         process = launch()
         process.process.stdout.close()
@@ -6056,14 +4954,6 @@ class TestReporter:
         process.ask_to_end()
         assert process.process.wait(PATIENCE) == 0
 
-    @full_disk
-    def test_a_full_disk_for_standard_output_stops_nothing(self, monkeypatch):
-        monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
-        with open("/dev/full", "wb") as full:
-            done = run_python("-m", "mock_odoo", "--port", "99999", stdout=full)
-        assert done.stderr.startswith("mock_odoo: --port must be")
-        assert done.returncode == 2
-
 
 @contextlib.contextmanager
 def terminal(columns, *args):
@@ -6084,15 +4974,17 @@ def terminal(columns, *args):
             process.process.communicate()
 
 
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal.jsonl"
+
+
 def read_journal(path, after=0):
     """The lines of a journal, but for the first so many."""
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()[after:]]
 
 
 class TestJournal:
-    @pytest.fixture
-    def path(self, tmp_path):
-        return tmp_path / "journal.jsonl"
 
     def test_every_answered_heartbeat_survives_a_kill(self, launch, path):
         args = ("--script", "503, close", "--quiet", "--max-calls", "1")
@@ -6113,14 +5005,6 @@ class TestJournal:
         process.end()
         assert path.read_text().startswith('{"number": 1}\n{"number": 2, "ha\n{"event": "start"')
         assert read_journal(path, after=2)[1]["payload"] == HEARTBEAT
-
-    def test_a_new_run_appends_to_it(self, launch, path):
-        path.write_text("before\n")
-        process = launch("--journal", str(path))
-        post(process)
-        process.end()
-        assert len(read_journal(path, after=1)) == 3  # the start, the call and the stop
-        assert path.read_text().startswith("before\n{")
 
     @needs_limits
     def test_a_lack_of_descriptors_costs_no_line(self, launch, path):
@@ -6161,65 +5045,19 @@ class TestJournal:
         assert story == ["script", "start", "503", "unmatched", "down", "up", "ok", "stop"]
         assert all("T" in line["time"] for line in read_journal(path))
 
-    def test_a_call_stands_there_with_its_sender(self, launch, path):
-        process = launch("--journal", str(path), "--quiet")
-        post(process)
-        post(process, {})
-        assert [line.get("sender") for line in read_journal(path)[1:]] == ["KKT-001", "127.0.0.1"]
-
-    def test_a_sender_that_cannot_be_told_costs_no_line(self, launch, path):
+    def test_a_call_stands_there_with_its_sender_and_its_letters(self, launch, path):
         code = """if True:
             import sys, mock_odoo
             mock_odoo.MockOdooServer.sender = lambda self, call: call.payload["who"]
             mock_odoo.main(sys.argv[1:])
         """
         process = launch("--journal", str(path), "--quiet", command=["-c", code])
-        post(process, {"who": "Anna"})
-        post(process, {})
-        assert [line.get("sender") for line in read_journal(path)[1:]] == ["Anna", "?"]
-
-    def test_letters_stand_there_as_they_are(self, launch, path):
-        process = launch("--journal", str(path), "--quiet")
-        post(process, {"adapter_id": "Касса", "note": "\ud800 \x9b \u2028"})
-        text = path.read_text("utf-8")
-        assert '"adapter_id": "Касса", "note": "\\ud800 \\u009b \\u2028"' in text
-        assert read_journal(path)[1]["payload"]["note"] == "\ud800 \x9b \u2028"
-
-    @needs_pipe
-    def test_a_pipe_that_nobody_reads_is_one_line_and_exit_2(self, path):
-        os.mkfifo(path)
-        code, out, err = run_main("--port", "0", "--journal", str(path))
-        complaint = f"cannot write the journal {path}: nobody reads this pipe"
-        assert (code, out, err) == (2, "", f"mock_odoo: {complaint}\n")
-
-    @needs_pipe
-    def test_the_reader_of_a_pipe_gets_every_line(self, launch, path):
-        os.mkfifo(path)
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8") as reader:
-            process = launch("--journal", str(path))
-            os.set_blocking(reader.fileno(), True)
-            reading = in_background(reader.read)
-            for n in range(3):
-                post(process, {"n": n, "padding": "x" * 100000})
-            process.end()
-            lines = list(map(json.loads, reading.result().splitlines()))
-        assert [line.get("event") or line["payload"]["n"] for line in lines] == [
-            "start", 0, 1, 2, "stop",
-        ]
-
-    @needs_pipe
-    def test_a_slow_reader_of_a_pipe_holds_up_neither_replies_nor_the_end(self, launch, path):
-        os.mkfifo(path)
-        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            process = launch("--journal", str(path))
-            statuses = [post(process, {"padding": "x" * 100000}).status for _ in range(3)]
-            code, _, err = process.end()
-        finally:
-            os.close(reader)
-        complaint = "its reader is slow, and lines are lost; the server goes on"
-        assert (statuses, code) == ([200] * 3, 0)
-        assert err == f"mock_odoo: journal {path}: {complaint}\n"
+        post(process, {"who": "Анна", "note": "\ud800 \x9b \u2028"})
+        post(process, {})  # whose sender cannot be told
+        assert '"note": "\\ud800 \\u009b \\u2028"' in path.read_text("utf-8")
+        assert '"who": "Анна"' in path.read_text("utf-8")
+        told = [(line.get("sender"), line.get("payload")) for line in read_journal(path)[1:]]
+        assert told == [("Анна", {"who": "Анна", "note": "\ud800 \x9b \u2028"}), ("?", {})]
 
     @full_disk
     def test_a_full_disk_stops_neither_server_nor_replies(self, launch):
@@ -6278,9 +5116,6 @@ START = {"url": "http://127.0.0.1:8069"}
 
 
 class TestReadJournal:
-    @pytest.fixture
-    def path(self, tmp_path):
-        return tmp_path / "journal.jsonl"
 
     @pytest.fixture
     def read(self, path, capsys):
@@ -6324,49 +5159,47 @@ class TestReadJournal:
         ]
         assert lines[1] == "23:00:00  start     http://127.0.0.1:8069"
 
+    @pytest.mark.parametrize(("event", "fields", "line"), named({
+        "script": ("script", {"script": "503*2", "loop": False}, "script    503*2"),
+        "loop": ("script", {"script": "503*2", "loop": True}, "script    503*2 in a loop"),
+        "no script": ("script", {"script": "", "loop": False}, "script    ok*"),
+        "outage": ("down", {"seconds": 5.0}, "down      for 5.0 s"),
+        "up": ("up", {}, "up"),
+        "reset": ("reset", {}, "reset"),
+        "left": ("left", {"number": 5, "after": 2.0031}, "left      call 5, after 2.003 s"),
+        "route": ("request", {"request": "200 POST /sign"}, "request   200 POST /sign"),
+        "unmatched": ("unmatched", {"unmatched": "404 GET /x"}, "404       GET /x"),
+        "one of tomorrow": ("novelty", {}, "novelty"),
+    }))
+    def test_each_event_is_a_line_of_its_own(self, read, event, fields, line):
+        assert read(event_at(7, event, **fields))[1] == "00:00:07  " + line
+
     def test_quiet_prints_only_what_it_comes_to(self, read):
         lines = read(event_at(0, "start", **START), call_at(7), flags=["--quiet"])
         assert lines == ["KKT-001  1 call, 1 accepted, 0 refused, 0 spoilt, 0 clients left"]
 
     def test_each_sender_has_a_line_with_what_became_of_its_calls(self, read):
         lines = read(
-            call_at(0, "A"), call_at(0, "KKT-2", "503"), call_at(0, "A", "reset"),
-            call_at(0, "A", "400"), call_at(0, "A", "html"), call_at(0, "A", "201", accepted=True),
-            flags=["--quiet"],
+            call_at(0, "A", number=1), call_at(0, "KKT-2", "503", number=2),
+            call_at(0, "A", "reset"), call_at(0, "A", "400"), call_at(0, "A", "html"),
+            call_at(0, "A", "201", accepted=True), event_at(1, "left", number=2, after=1.0),
+            event_at(1, "left", number=99, after=1.0), flags=["--quiet"],
         )
         assert [line.partition(";")[0] for line in lines] == [
             "A      5 calls, 2 accepted, 1 refused, 2 spoilt, 0 clients left",
-            "KKT-2  1 call, 0 accepted, 1 refused, 0 spoilt, 0 clients left",
+            "KKT-2  1 call, 0 accepted, 1 refused, 0 spoilt, 1 client left",
         ]
 
-    def test_a_client_that_left_counts_for_its_sender(self, read):
-        lines = read(
-            call_at(0, "A", number=1), call_at(0, "B", number=2), call_at(0, "A", number=3),
-            event_at(1, "left", number=2, after=1.0), event_at(1, "left", number=99, after=1.0),
-        )
-        assert "12" not in lines[1]
-        assert [line.partition(";")[0][-15:] for line in lines[-2:]] == [
-            " 0 clients left", ", 1 client left",
-        ]
-
-    @pytest.mark.parametrize(("name", "more"), named({
-        "adapter_id": ("KKT-001", {"payload": {"adapter_id": "KKT-001"}}),
-        "address": ("192.0.2.7", {"payload": {}, "client": ["192.0.2.7", 1]}),
+    @pytest.mark.parametrize(("times", "silence", "interval"), named({
+        "a gap": ((0, 30, 59, 90, 151, 180), "61.0 s, from 2026-11-25 00:01:30", "30.0 s"),
+        "an even number of gaps": ((0, 1, 4), "3.0 s, from 2026-11-25 00:00:01", "2.0 s"),
+        "a clock set back": ((1000, 1002, 10, 14), "4.0 s, from 2026-11-25 00:00:10", "3.0 s"),
     }))
-    def test_a_call_of_an_earlier_version_has_a_sender_too(self, read, name, more):
-        call = {"number": 1, "received_at": 0, "reply": "ok", "accepted": True, **more}
-        assert read(call, flags=["--quiet"])[0].startswith(f"{name}  1 call, ")
-
-    def test_the_longest_silence_and_the_usual_interval_are_told(self, read):
-        calls = [call_at(at) for at in (0, 30, 59, 90, 151, 180)]
-        line = read(*calls, call_at(240, "B"), flags=["--quiet"])[0]
-        assert line.split("; ")[1:] == [
-            "longest silence 61.0 s, from 2026-11-25 00:01:30", "usually every 30.0 s",
-        ]
-
-    def test_an_even_number_of_intervals_has_its_middle_between_two(self, read):
-        line = read(*map(call_at, (0, 1, 4)), flags=["--quiet"])[0]
-        assert line.endswith("; usually every 2.0 s")
+    def test_the_longest_silence_and_the_usual_interval_are_told(
+        self, read, times, silence, interval
+    ):
+        (line,) = read(*map(call_at, times), flags=["--quiet"])
+        assert line.split("; ")[1:] == [f"longest silence {silence}", f"usually every {interval}"]
 
     @pytest.mark.parametrize("end", [
         event_at(100, "stop"), call_at(100, "another"), event_at(100, "reset"),
@@ -6375,9 +5208,7 @@ class TestReadJournal:
         line = read(call_at(7), call_at(17), end, flags=["--quiet"])[0]
         assert "; longest silence 83.0 s, from 2026-11-25 00:00:17; usually every 10.0 s" in line
 
-    @pytest.mark.parametrize("end", [
-        [event_at(12, "stop")], [],
-    ], ids=["stopped", "killed"])
+    @pytest.mark.parametrize("end", [[event_at(12, "stop")], []], ids=["stopped", "killed"])
     def test_what_lies_between_two_runs_is_no_silence(self, read, end):
         script = event_at(3000, "script", script="503", loop=False)
         lines = read(
@@ -6386,10 +5217,6 @@ class TestReadJournal:
         )
         assert "; longest silence 10.0 s, from" in lines[-1]
         assert lines[-1].endswith("; usually every 6.5 s")
-
-    def test_the_clock_may_be_set_back(self, read):
-        line = read(*map(call_at, (1000, 1002, 10, 14)), flags=["--quiet"])[0]
-        assert line.endswith("longest silence 4.0 s, from 2026-11-25 00:00:10; usually every 3.0 s")
 
     def test_outages_stand_at_the_end(self, read):
         lines = read(
@@ -6402,18 +5229,9 @@ class TestReadJournal:
         assert lines == [
             "outage for 5.0 s, from 2026-11-25 00:00:01",
             "outage for 3.0 s, from 2026-11-25 00:00:10",
-            "outage for 4.0 s, from 2026-11-25 00:00:20",
+            "outage for at least 4.0 s, from 2026-11-25 00:00:20",
             "outage for at least 2.0 s, from 2026-11-25 00:00:40",
         ]
-
-    def test_the_newest_100_outages_are_listed(self, read):
-        outages = (
-            event_at(10 * n + after, name, seconds=5.0)
-            for n in range(102) for after, name in ((0, "down"), (5, "up"))
-        )
-        lines = read(*outages, flags=["--quiet"])
-        assert len(lines) == 100
-        assert lines[-1] == "outage for 5.0 s, from 2026-11-25 00:16:50"
 
     @pytest.mark.parametrize("line", named({
         "torn": '{"number": 2, "rece',
@@ -6422,8 +5240,7 @@ class TestReadJournal:
         "no object": "[1, 2]",
         "an object of another kind": '{"level": "info"}',
         "a call without a time": '{"number": 1, "reply": "ok", "accepted": true}',
-        "a call of no time": json.dumps(dict(call_at(0), received_at=float("nan"))),
-        "a call long after all": json.dumps(dict(call_at(0), received_at=1e300)),
+        "a call of no time": json.dumps(dict(call_at(0), time="2026-02-30T00:00:00.000+03:00")),
         "a call with a list for a number": json.dumps(call_at(0, number=[1])),
         "an outage without its seconds": '{"event": "down", "at": 0}',
         "an event that is a list": '{"event": [], "at": 0}',
@@ -6437,15 +5254,6 @@ class TestReadJournal:
         out, err = capsys.readouterr()
         assert out.startswith("KKT-001  2 calls, ")
         assert err == "mock_odoo: line 3 is torn, or no call and no event\n"
-
-    def test_it_reads_standard_input(self):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mock_odoo", "--read", "-"], cwd=HERE, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        out, err = process.communicate(json.dumps(call_at(0)), timeout=PATIENCE)
-        assert (process.returncode, err) == (0, "")
-        assert out.splitlines()[-1].startswith("KKT-001  1 call, ")
 
     @pytest.mark.parametrize("command", [["-m", "mock_odoo"], ["-c", RECEIPTS]], ids=["-m", "-c"])
     def test_it_ends_quietly_where_its_reader_ends(self, path, command):
@@ -6467,35 +5275,19 @@ class TestReadJournal:
             done = run_python("-m", "mock_odoo", "--read", str(path), stdout=full)
         assert (done.returncode, done.stderr) == (2, "mock_odoo: No space left on device\n")
 
-    @needs_limits
-    def test_a_file_of_any_size_needs_little_memory(self, path):
-        """Its first line is longer than the memory, and its senders have no end."""
-        with open(path, "wb") as file:
-            file.truncate(1 << 28)  # of which the disk holds nothing
-            file.seek(0, os.SEEK_END)
-            for n in range(3000):
-                line = json.dumps(dict(call_at(n, f"sender {n}"), payload="x" * 1000))
-                file.write(b"\n" + line.encode())
-        code = """if True:
-            import resource, sys, mock_odoo
-            resource.setrlimit(resource.RLIMIT_DATA, (200 << 20, resource.RLIM_INFINITY))
-            mock_odoo.main(sys.argv[1:])
-        """
-        done = run_python("-c", code, "--read", str(path), "--quiet")
-        assert done.stderr == "mock_odoo: line 1 is torn, or no call and no event\n"
-        assert done.stdout.splitlines()[-1].startswith("all others  2000 calls, ")
-
-    def test_another_service_describes_its_own_calls(self, path):
-        code = RECEIPTS.replace("raise", """
+    def test_any_copy_reads_the_journal_of_another_service(self, launch, path, read):
+        code = RECEIPTS.replace("    def make_success", """
     def describe_call(self, call):
-        return f"receipt {call.payload['id']} of {len(call.body)} bytes from {call.client[0]}"
+        return f"receipt {call.payload['id']} of {len(call.body)} bytes"
 
-raise""")
-        call = call_at(0, payload={"id": 7}, client=["192.0.2.7", 1])
-        path.write_text(json.dumps(call))
-        done = run_python("-c", code, "--read", str(path))
-        line = "00:00:00  ok        receipt 7 of 9 bytes from 192.0.2.7"
-        assert done.stdout.splitlines()[1] == line
+    def make_success""")
+        process = launch("--journal", str(path), command=["-c", code])
+        process.endpoint = "/api/v2/receipt"
+        for payload in ({"id": 7}, {}):  # describe_call fails at the second
+            post(process, payload)
+        lines = [process.line()[10:] for _ in range(2)]
+        assert lines == ["ok        receipt 7 of 9 bytes\n", "ok        ?\n"]
+        assert [line[10:] + "\n" for line in read(*read_journal(path)[1:])[1:3]] == lines
 
 
 # ------------------------------------------------------------------------------------------
@@ -6553,20 +5345,27 @@ class Browser:
             answer = json.loads(text.decode())
             if (answer.get("sessionId") == self.session
                     and answer.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown")
-                    and answer["params"].get("entry", {}).get("level") != "verbose"
-                    and b"status of 408" not in text):  # with which a long poll may end
+                    and answer["params"].get("entry", {}).get("level") != "verbose"):
                 self.complaints.append(answer["params"])
             if answer.get("id") == self.last:
                 assert "error" not in answer, answer
                 return answer["result"]
 
-    def open(self, url, width=360, height=800, dark=False):
+    def open(self, server, width=360, height=800, dark=False):
+        """Open the page of a server, and wait until it shows all that came."""
+        self.open_url(server.url, width, height, dark)
+        calls = min(100, server.get_call_count())
+        self.until(f"at('state').className && at('calls').children.length === {calls}")
+
+    def open_url(self, url, width=360, height=800, dark=False):
         if self.session is None:
             target = self.ask("Target.createTarget", url="about:blank")["targetId"]
             session = self.ask("Target.attachToTarget", targetId=target, flatten=True)
             self.session = session["sessionId"]
             for domain in ("Page", "Runtime", "Log"):
                 self.ask(domain + ".enable")
+            faster = "const later = setTimeout; setTimeout = (call, ms) => later(call, ms / 20)"
+            self.ask("Page.addScriptToEvaluateOnNewDocument", source=faster)  # no page waits 1 s
         self.ask("Page.navigate", url="about:blank")  # the page before has said all it will
         self.ask("Input.dispatchMouseEvent", type="mouseMoved", x=0, y=0)
         self.complaints = []
@@ -6592,7 +5391,7 @@ class Browser:
 
     def refresh(self):
         """Have the page ask for the state now."""
-        self.evaluate("ask('GET', 'state').then(show)")
+        self.evaluate("look()")
 
     def text(self, name):
         """What stands in the element of that id."""
@@ -6604,14 +5403,14 @@ class Browser:
         return self.evaluate(f"[...{found}].map(e => {expression})")
 
     def until(self, condition):
-        """Have the page itself look, every 10 ms, until the condition holds."""
+        """Have the page itself look, at every frame, until the condition holds."""
         assert self.evaluate(
             "new Promise(done => {"
             "  const end = Date.now() + 15000;"
             "  const look = () => {"
             f"   if ({condition}) done(true);"
             "    else if (Date.now() > end) done(false);"
-            "    else setTimeout(look, 10);"
+            "    else requestAnimationFrame(look);"
             "  };"
             "  look();"
             "})"), f"{condition}\n{self.evaluate('document.body.innerText')}"
@@ -6636,18 +5435,31 @@ class Browser:
         self.process.wait()
 
 
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory):
-    if BROWSER is None or os.name == "nt":
-        pytest.skip("no Chromium here")
-    browser = Browser(str(tmp_path_factory.mktemp("browser")))
-    try:
-        browser.ask("Browser.getVersion")
-    except BrokenPipeError:  # Ubuntu's package, for example, is only a hint at another
+def is_wanted(request, fixture):
+    """Will a test of this session use a fixture?"""
+    return any(fixture in item.fixturenames for item in request.session.items)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def starting_browser(request, tmp_path_factory):
+    """Chromium takes a second to start; the first tests do not wait for it."""
+    if BROWSER is None or os.name == "nt" or not is_wanted(request, "browser"):
+        yield None
+    else:
+        browser = Browser(str(tmp_path_factory.mktemp("browser")))
+        yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def browser(starting_browser):
+    if starting_browser is None:
+        pytest.skip("no Chromium here")
+    try:
+        starting_browser.ask("Browser.getVersion")
+    except BrokenPipeError:  # Ubuntu's package, for example, is only a hint at another
         pytest.skip("the Chromium that is here does not run")
-    yield browser
-    browser.close()
+    return starting_browser
 
 
 class TestPage:
@@ -6662,85 +5474,41 @@ class TestPage:
         assert not re.search(f"{outside}|{unsafe}", text)
 
     def test_it_shows_state_and_timeline_and_follows_them(self, browser, steered):
-        steered.play("503, reset, ok")
-        browser.open(steered.url)
-        browser.until("at('state').textContent === 'Odoo plays 503, reset, ok'")
-        post(steered)
-        with pytest.raises(ConnectionResetError):
-            post(steered)
-        post(steered)
+        steered.play("503, reset, ok@20ms")
+        send(steered, "GET", "/<b>nowhere")
+        browser.open(steered)
+        browser.until("at('state').textContent === 'Odoo plays 503, reset, ok@20ms'")
+        assert browser.text("unmatched") == "Missed the endpoint: 404 GET /<b>nowhere"
+        for _ in range(3):
+            try_post(steered)
         browser.until("at('calls').children.length === 3"
                       " && at('state').textContent === 'Odoo is up'")
         rows = browser.all("#calls li", "[e.className, e.innerText]")
         assert [kind for kind, _ in rows] == ["accepted", "spoilt", "refused"]
         assert [text[0] for _, text in rows] == ["\u25cf", "\u2716", "\u25b2"]
-        for words in ("ok", *steered.describe_call(steered.get_calls()[2]).split()):
+        for words in ("ok@20ms", *steered.describe_call(steered.get_calls()[2]).split()):
             assert words in rows[0][1]
         assert browser.text("counts") == f"1 of 3 heartbeats accepted at {steered.heartbeat_url}"
         assert browser.complaints == []
 
-    def test_it_shows_delays_and_what_missed_the_endpoint(self, browser, steered):
-        send(steered, "GET", "/<b>nowhere")
-        steered.play("ok@20ms")
-        post(steered)
-        browser.open(steered.url)
-        browser.until("at('calls').innerText.includes('ok@20ms')")
-        assert browser.text("unmatched") == "Missed the endpoint: 404 GET /<b>nowhere"
-        steered.reset()
-        for _ in range(2):  # the page waits for the second
-            post(steered)
-        browser.until("at('unmatched').textContent === ''")
-
-    def test_a_delay_reads_as_in_a_script(self, browser, steered):
-        browser.open(steered.url)
-        for delay in (0, 0.25, 0.5, 1, 1.5, 2.0, 10, 100, 0.001, 0.0005, 1.2345, 0.1 + 0.2, 86400):
-            steered.play([Reply(503, delay=delay)])
-            call = json.dumps({"reply": "503", "delay": delay})
-            assert browser.evaluate(f"label({call})") == steered.script
-
-    def test_a_label_stays_in_one_line(self, browser, steered):
-        steered.play("503@20ms")
-        post(steered)
-        browser.open(steered.url, width=360)
-        browser.until("at('calls').children.length === 1")
-        label = "document.querySelector('#calls .label')"
-        browser.evaluate(f"at('calls').style.width = '1px', {label}.style.minWidth = 0")
-        assert browser.evaluate(f"{label}.textContent") == "\u25b2 503@20ms"
-        assert browser.evaluate(f"{label}.offsetHeight") < 40
-
-    def test_a_row_says_why_a_request_was_refused(self, browser, fresh):
+    def test_a_row_says_why_a_request_was_refused_and_what_it_repeats(self, browser, fresh):
         strict = fresh(control=True, strict=True)
-        post(strict, {key: HEARTBEAT[key] for key in HEARTBEAT if key != "adapter_id"})
-        send(strict, "POST", PATH, "<b>", JSON)
-        post(strict)
-        browser.open(strict.url)
-        browser.until("at('calls').children.length === 3")
-        problems = browser.all("#calls li", "e.querySelector('.problem').textContent")
-        assert problems == [""] + [call.problem for call in reversed(strict.get_calls()[:2])]
-        assert "adapter_id: missing" in problems[2]
-
-    def test_a_row_says_which_call_it_repeats(self, browser, steered):
-        steered.play("reset")
-        with pytest.raises(ConnectionResetError):
-            post(steered)
-        post(steered)
-        browser.open(steered.url)
-        browser.until("at('calls').children.length === 2")
-        new, old = browser.all("#calls li", "e.innerText")
-        assert "repeats #1" in new
-        assert "repeats" not in old
+        for body in (b'{"adapter_id": ""}', b"<b>", b"<b>", BODY):
+            send(strict, "POST", PATH, body, JSON)
+        browser.open(strict)
+        rows = browser.all("#calls li", "[e.querySelector('.problem').textContent, e.innerText]")
+        problems = [call.problem or "" for call in reversed(strict.get_calls())]
+        assert [problem for problem, _ in rows] == problems
+        assert "adapter_id: expected a non-empty string" in problems[3]
+        assert ["repeats #2" in text for _, text in rows] == [False, True, False, False]
 
     def test_a_click_plays_its_script(self, browser, steered):
-        browser.open(steered.url)
+        browser.open(steered)
         for button, script, loop in (
-            ("all well", "", False),
-            ("failing 3 times", "503*3", False),
-            ("failing for ever", "503*", False),
-            ("flapping", "ok*2, 503*3", True),
-            ("slow", "ok@6s*", False),
-            ("stalling", "stall*", False),
-            ("resetting", "reset*", False),
-            ("session expired", "expired*", False),
+            ("all well", "", False), ("failing 3 times", "503*3", False),
+            ("failing for ever", "503*", False), ("flapping", "ok*2, 503*3", True),
+            ("slow", "ok@6s*", False), ("stalling", "stall*", False),
+            ("resetting", "reset*", False), ("session expired", "expired*", False),
         ):
             steered.play("429*7")
             post(steered)
@@ -6751,35 +5519,26 @@ class TestPage:
             browser.evaluate("at('wanted').id = ''")
             assert (button, steered.script, steered.loop) == (button, script, loop)
 
-    def test_to_forget_everything_takes_a_second_click_elsewhere(self, browser, steered):
+    @pytest.mark.parametrize("width", [360, 1024])
+    def test_to_forget_everything_takes_a_second_click_elsewhere(self, browser, steered, width):
         steered.play("503*7")
         post(steered)
-        browser.open(steered.url)
-        browser.until("at('calls').children.length === 1")
-        browser.click("#forget")
-        assert browser.text("forget") == "Keep all"
-        browser.click("#sure")
-        browser.until("at('calls').children.length === 0 && at('sure').hidden")
-        assert (steered.get_call_count(), steered.script) == (0, "")
-
-    @pytest.mark.parametrize("width", [360, 1024])
-    def test_a_double_click_forgets_nothing(self, browser, steered, width):
-        post(steered)
-        browser.open(steered.url, width)
-        browser.until("at('calls').children.length === 1")
-        place = browser.middle("#forget")
-        for words in ("Keep all", "Forget everything"):
+        browser.open(steered, width)
+        place = browser.middle("#forget summary")
+        for is_open in (True, False):  # a double click does nothing
             browser.press(*place)
-            assert browser.text("forget") == words
-        assert browser.evaluate("at('sure').hidden")
-        assert steered.get_call_count() == 1
+            assert browser.evaluate("at('forget').open") == is_open
+        assert (steered.get_call_count(), steered.script) == (1, "503*6")
+        browser.click("#forget summary")
+        browser.click("#sure")
+        browser.until("at('calls').children.length === 0 && !at('forget').open")
+        assert (steered.get_call_count(), steered.script) == (0, "")
 
     def test_an_outage_that_was_asked_for_is_no_error(self, browser, steered):
         post(steered)
-        browser.open(steered.url)
-        browser.until("at('calls').children.length === 1")
+        browser.open(steered)
         browser.evaluate(
-            "at('down').dataset.seconds = 2; const line = document.querySelector('h1'), told = [];"
+            "at('down').dataset.seconds = 1; const line = document.querySelector('h1'), told = [];"
             "new MutationObserver(() => told.push(line.textContent + at('error').textContent))"
             ".observe(document.body, {childList: true, subtree: true}); 0")
         browser.click("#down")
@@ -6788,25 +5547,24 @@ class TestPage:
         assert browser.all("[aria-pressed=true]", "e.id") == ["down"]
         browser.until("at('state').textContent === 'Odoo is up'")
         told = {line.replace("\n", " ").strip() for line in browser.evaluate("told")}
-        assert told - {"Odoo is up"} == {"Odoo is down for 2 s more", "Odoo is down for 1 s more"}
+        (line,) = told - {"Odoo is up"}
+        assert re.fullmatch(r"Odoo is down until \d\d:\d\d:\d\d", line)
         post(steered)
         browser.until("at('calls').children.length === 2")
 
-    def test_a_click_during_an_outage_says_below_it_why_nothing_happens(self, browser, steered):
-        browser.open(steered.url)
-        browser.until("at('state').className === 'up'")
+    def test_during_an_outage_nothing_can_be_clicked(self, browser, steered):
+        browser.open(steered)
         browser.click("#down")
         browser.until("at('state').className === 'down'")
-        browser.click("#modes button:first-child")
-        words = "Odoo is down, and nothing can reach it until it is up"
-        browser.until(f"at('error').textContent === '{words}'")
-        assert browser.evaluate("at('error').previousElementSibling.id") == "modes"
-        assert browser.evaluate("at('state').className") == "down"
+        enabled = browser.all("main button, main input", "!e.matches(':disabled')")
+        assert enabled == [False] * 13
+        browser.click("#modes button:nth-of-type(3)")
         steered.up()
-        browser.until("at('state').className === 'up' && at('error').textContent === ''")
+        browser.until("at('state').className === 'up'")
+        assert (steered.script, browser.text("error")) == ("", "")
 
     def test_the_field_plays_a_script_by_keyboard_and_shows_its_error(self, browser, steered):
-        browser.open(steered.url)
+        browser.open(steered)
         browser.evaluate("at('script').focus()")
         browser.ask("Input.insertText", text="50x")
         for kind in ("keyDown", "keyUp"):
@@ -6820,123 +5578,84 @@ class TestPage:
         assert (steered.script, steered.loop) == ("503*2, reset", True)
 
     def test_it_shows_when_the_fake_is_gone(self, browser, steered):
-        browser.open(steered.url)
-        browser.until("at('state').className === 'up'")
+        browser.open(steered)
         steered.stop()
         browser.until("at('state').className === 'gone'")
         assert browser.text("state") == "No answer: an outage, or the fake was stopped"
 
     def test_a_fault_of_its_own_is_not_taken_for_a_missing_answer(self, browser, steered):
-        browser.open(steered.url)
-        browser.until("at('state').className === 'up'")
+        browser.open(steered)
         browser.evaluate("draw = () => { throw new Error('broken'); }; 0")
         post(steered)
         browser.until("at('error').textContent === 'The page failed: broken'")
         assert browser.text("state") == "Odoo is up"
 
-    def test_odd_values_are_shown_and_stop_nothing(self, browser, steered):
-        for odd in ({"toString": 1}, [], None, 1e308, True, "", {"__proto__": None}):
-            breaker = {"state": odd}
-            post(steered, {"adapter_id": odd, "buffer_status": odd, "circuit_breaker": breaker})
-        post(steered)
-        browser.open(steered.url)
-        browser.until("at('calls').children.length === 8 && at('state').className === 'up'")
-        assert browser.complaints == []
-
-    def test_a_reset_elsewhere_clears_it_even_after_as_many_calls(self, browser, steered):
-        for _ in range(3):
-            post(steered, dict(HEARTBEAT, adapter_id="OLD"))
-        browser.open(steered.url)
-        browser.until("at('calls').children.length === 3")
-        steered.reset()
-        for _ in range(3):
-            post(steered, dict(HEARTBEAT, adapter_id="NEW"))
-        steered.play("503*7")
-        post(steered, dict(HEARTBEAT, adapter_id="NEW"))
-        browser.until("at('calls').children.length === 4 && !at('calls').innerText.includes('OLD')")
-
-    def test_what_clients_send_is_text_never_markup(self, browser, steered):
+    def test_what_clients_send_is_text_never_markup_and_stops_nothing(self, browser, steered):
         evil = "<img src=x onerror=document.title='owned'>"
-        buffer = {"current_queued": evil, "total_capacity": {"a": 1}}
-        breaker = {"state": [evil]}
-        payload = {"adapter_id": evil, "buffer_status": buffer, "circuit_breaker": breaker}
-        post(steered, payload)
+        odd = ({"toString": 1}, [], None, 1e308, True, "", {"__proto__": None}, evil, [evil])
+        for each in odd:
+            breaker = {"state": each}
+            post(steered, {"adapter_id": each, "buffer_status": each, "circuit_breaker": breaker})
         send(steered, "POST", PATH, json.dumps([evil]), JSON)
-        browser.open(steered.url)
-        browser.until("at('calls').children.length === 2")
+        browser.open(steered)
+        browser.until("at('state').className === 'up'")
         assert evil in browser.evaluate("at('calls').innerText")
         assert browser.evaluate("document.querySelectorAll('#calls img').length") == 0
         assert browser.evaluate("document.title") == "Odoo (fake)"
         assert browser.complaints == []
 
-    def test_the_headline_says_what_happens(self, browser, steered):
-        browser.open(steered.url)
-        for script, loop, words in (
-            ("503*", False, "Odoo refuses every heartbeat (503*)"),
-            ("503*3", True, "Odoo refuses every heartbeat (503*3) in a loop"),
-            ("stall*", False, "Odoo spoils every answer (stall*)"),
-            ("ok@6s*", False, "Odoo answers every heartbeat late (ok@6s*)"),
-            ("503*2, ok", False, "Odoo plays 503*2, ok"),
-            ("ok*2, 503", True, "Odoo plays ok*2, 503 in a loop"),
-            ("503*, ok", True, "Odoo plays 503*, ok in a loop"),
-            ("ok*", False, "Odoo is up"),
+    def test_headline_and_buttons_say_what_happens(self, browser, steered):
+        browser.open(steered)
+        for script, loop, calls, words, pressed in (
+            ("", False, 0, "is up", ["all well"]),
+            ("ok*", False, 0, "is up", []),
+            ("503*", False, 1, "refuses every heartbeat (503*)", ["failing for ever"]),
+            ("503*3", False, 0, "plays 503*3", ["failing 3 times"]),
+            ("503*3", False, 2, "plays 503", ["failing 3 times"]),
+            ("503*3", False, 3, "is up", ["all well"]),
+            ("503*4", False, 0, "plays 503*4", []),
+            ("503*3", True, 0, "refuses every heartbeat (503*3) in a loop", []),
+            ("stall*", False, 0, "spoils every answer (stall*)", ["stalling"]),
+            ("ok@6s*", False, 0, "answers every heartbeat late (ok@6s*)", ["slow"]),
+            ("ok@6s", False, 0, "plays ok@6s", []),
+            ("ok*2, 503*3", False, 0, "plays ok*2, 503*3", []),
+            ("ok*2, 503*3", True, 3, "plays 503*2, ok*2, 503 in a loop", ["flapping"]),
+            ("503*, ok", True, 0, "plays 503*, ok in a loop", []),
         ):
             steered.play(script, loop)
-            browser.refresh()
-            assert browser.text("state") == words
-
-    def test_the_button_of_what_is_on_is_marked(self, browser, steered):
-        browser.open(steered.url)
-        for script, loop, count, pressed in (
-            ("", False, 0, ["all well"]),
-            ("503*", False, 1, ["failing for ever"]),
-            ("503*3", False, 2, ["failing 3 times"]),
-            ("503*3", False, 3, ["all well"]),
-            ("ok*2, 503*3", True, 3, ["flapping"]),
-            ("ok*2, 503*3", False, 0, []),
-            ("503*4", False, 0, []),
-            ("ok@6s", False, 0, []),
-        ):
-            steered.play(script, loop)
-            for _ in range(count):
+            for _ in range(calls):
                 post(steered)
             browser.refresh()
+            assert browser.text("state") == "Odoo " + words
             assert browser.all("[aria-pressed=true]", "e.textContent") == pressed, script
 
     def test_each_sender_has_a_line_and_who_is_late_stands_first(self, browser, steered):
         for sender, since in (("KKT-001", 75), ("KKT-002", 70), ("KKT-001", 45), ("KKT-002", 49)):
             post(steered, dict(HEARTBEAT, adapter_id=sender))
             steered.get_calls()[-1].received_at -= since
-        browser.open(steered.url)
-        browser.until("at('senders').children.length === 2")
+        browser.open(steered)
         lines = browser.all("#senders li", "e.innerText.split(/\\s*\\n/).join('  ')")
         assert [re.sub(r"last \d+ s", "last N s", line) for line in lines] == [
-            "KKT-002  last N s ago (usually every 21 s)  LATE  buffer 5/200 (2.5%)  breaker CLOSED",
-            "KKT-001  last N s ago (usually every 30 s)  buffer 5/200 (2.5%)  breaker CLOSED",
+            "KKT-002  last N s ago (usually every 21 s)  LATE  buffer 5/200 (2.5%) breaker CLOSED",
+            "KKT-001  last N s ago (usually every 30 s)  buffer 5/200 (2.5%) breaker CLOSED",
         ]
-
-    def test_the_line_of_a_sender_ticks(self, browser, steered):
-        post(steered)
-        browser.open(steered.url)
-        browser.until("at('senders').innerText.includes('last 0 s ago')")
-        browser.evaluate("heard -= 100000")  # as if it had been open for so long
-        browser.until("/last 10[0-9] s ago/.test(at('senders').innerText)")
+        for call in steered.get_calls():
+            call.received_at -= 30
+        browser.until("/last 7[0-9] s ago/.test(at('senders').innerText)")
 
     def test_it_tells_when_a_client_has_left(self, browser, steered):
         steered.play("ok, stall")
         post(steered)
         with connect(steered, request_bytes()):
             steered.wait_for_calls(2)
-            browser.open(steered.url)
-            browser.until("at('calls').children.length === 2")
+            browser.open(steered)
             assert browser.all("#calls .left", "e.textContent") == ["", ""]
-        browser.until("at('calls').innerText.includes('client left after')")
-        assert re.match(r"client left after \d\.\d s", browser.all("#calls .left", "e.textContent")[0])
+        browser.until("/client left after \\d\\.\\d s/.test(at('calls').firstChild.innerText)")
 
     def test_its_words_are_those_of_the_service(self, browser, fresh):
         ofd = fresh(
             variant(endpoint="/api/v2/receipt", service="OFD", noun="receipt"), control=True)
-        browser.open(ofd.url)
+        browser.open(ofd)
         browser.until("at('strip').textContent === 'No receipt yet'")
         post(ofd, {"total": 12.5})
         browser.until("at('calls').children.length === 1")
@@ -6948,70 +5667,50 @@ class TestPage:
             assert foreign not in words
         assert browser.evaluate("document.title") == "OFD (fake)"
 
-    @pytest.mark.parametrize(("width", "height"), [(1024, 768), (800, 600)])
-    def test_state_and_last_calls_need_no_scrolling(self, browser, steered, width, height):
+    @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+    @pytest.mark.parametrize(("width", "height"), [(360, 800), (800, 600), (1024, 768)])
+    def test_it_fits_the_screen_of_a_register(self, browser, steered, width, height, dark):
         for number in range(30):
-            post(steered, dict(HEARTBEAT, adapter_id=f"KKT-00{number % 3}"))
-        browser.open(steered.url, width, height)
-        browser.until("at('calls').children.length === 30")
-        for selector in ("#state", "#senders", "#calls li:nth-child(3)", "#down"):
-            (bottom,) = browser.all(selector, "e.getBoundingClientRect().bottom")
-            assert 0 < bottom < height, selector
+            post(steered, dict(HEARTBEAT, adapter_id=("KKT-001", "KKT-002", "K" * 200)[number % 3]))
+        steered.play("ok@6s*3, 503*2, reset, close, truncate, garbage, stall, drip, html, login"
+                     if width == 360 else "503")
+        browser.open(steered, width, height, dark)
+        assert browser.evaluate(f"document.documentElement.scrollWidth <= {width}")
+        ink = browser.evaluate("getComputedStyle(document.body).color")
+        assert ink == ("rgb(255, 255, 255)" if dark else "rgb(0, 0, 0)")
+        if width > 360:
+            for selector in ("#state", "#senders", "#calls li:nth-child(3)", "#down"):
+                (bottom,) = browser.all(selector, "e.getBoundingClientRect().bottom")
+                assert 0 < bottom < height, selector
 
-    def test_what_can_be_touched_is_40_pixels_high_and_wide(self, browser, steered):
-        browser.open(steered.url)
-        browser.until("at('state').className === 'up'")
+    def test_every_control_has_a_name_and_can_be_reached_by_finger_and_keyboard(
+        self, browser, steered
+    ):
+        browser.open(steered)
+        names = browser.all(
+            "button, input",
+            "e.tabIndex >= 0 && (e.textContent || e.labels[0].textContent).trim()")
+        assert len(names) == 15
+        assert all(names)
         sizes = browser.all(
-            "button:not([hidden]), input:not([type=checkbox]), .box",
+            "button:not(#sure), summary, input:not([type=checkbox]), label:not([for])",
             "e.offsetParent && [e.textContent, e.offsetWidth, e.offsetHeight]")
         seen = [size for size in sizes if size]
-        assert len(seen) == 13
+        assert len(seen) == 13  # with the summary
         assert [size for size in seen if min(size[1:]) < 40] == []
-
-    @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-    def test_the_hint_in_the_field_can_be_read(self, browser, steered, dark):
-        browser.open(steered.url, dark=dark)
-        style = browser.evaluate(
-            "{ const s = getComputedStyle(at('script'), '::placeholder');"
-            " [s.color, s.opacity, getComputedStyle(document.body).backgroundColor,"
-            "  getComputedStyle(at('script')).backgroundColor]; }")
-        ink, paper, field = ([float(n) for n in re.findall(r"[\d.]+", style[i])] for i in (0, 2, 3))
-
-        def mix(upper, lower, share):
-            return [share * a + (1 - share) * b for a, b in zip(upper, lower)]
-
-        def luminance(colour):
-            parts = [c / 255 for c in colour]
-            parts = [c / 12.92 if c <= 0.04 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-            return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
-
-        behind = mix(field[:3], paper, field[3])
-        lights = sorted(map(luminance, (mix(ink[:3], behind, float(style[1])), behind)))
-        assert (lights[1] + 0.05) / (lights[0] + 0.05) >= 4.5  # WCAG 2.1, 1.4.3
-
-    def test_a_long_name_ends_in_an_ellipsis(self, browser, steered):
-        post(steered, dict(HEARTBEAT, adapter_id="K" * 200))
-        browser.open(steered.url)
-        browser.until("at('senders').children.length === 1")
-        cut, whole = browser.all(
-            ".sender", "[getComputedStyle(e).textOverflow, e.title]")[0]
-        assert (cut, whole) == ("ellipsis", "K" * 200)
-        assert browser.evaluate("document.documentElement.scrollWidth <= 360")
 
     def test_what_would_turn_round_the_text_is_shown_as_a_box(self, browser, steered):
         for sender in ("KKT\u202e001", "KKT\u2067001", "KKT\u200b001", "KKT\x1b[31m"):
             post(steered, dict(HEARTBEAT, adapter_id=sender, total=sender))
-        browser.open(steered.url)
-        browser.until("at('senders').children.length === 4")
-        assert browser.all(".sender", "e.textContent") == [
-            *["KKT\ufffd001"] * 3, "KKT\ufffd[31m"]
+        browser.open(steered)
+        assert browser.all(".sender", "e.textContent") == [*["KKT\ufffd001"] * 3, "KKT\ufffd[31m"]
         words = browser.evaluate("document.documentElement.textContent")
         assert not re.search("[\u202e\u2067\u200b\x1b]", words.partition("<script>")[0])
 
     def test_elsewhere_it_asks_for_the_token_once(self, browser, launch):
         process = launch("--token", "sesam")
         url = f"http://pos.example:{process.port}/"
-        browser.open(url)
+        browser.open_url(url)
         browser.until("!at('login').hidden && at('main').hidden")
         for word in ("sesame", "\u043f", "sesam"):
             browser.evaluate(f"at('error').textContent = '', at('token').value = '{word}'")
@@ -7033,32 +5732,14 @@ class TestPage:
             r"|\{\.\.\.|\bgap:|[^-]gap: |(?:min|max|clamp)\([^)]*(?:rem|px|%)|(?<!&)#[0-9a-f]{4}\b"
             r"|#[0-9a-f]{8}\b|fromEntries|\.at\(-|matchAll|replaceAll|AbortController|focus-visible"
         )
-        assert "This page needs a newer browser</span>" in text
+        assert "This page needs a newer browser</h1>" in text
         assert re.findall(newer, text.replace("grid-gap", "").replace("minmax(0", "")) == []
-
-    @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-    def test_it_fits_a_narrow_screen_and_the_night(self, browser, steered, dark):
-        post(steered, dict(HEARTBEAT, adapter_id="K" * 200))
-        steered.play("ok@6s*3, 503*2, reset, close, truncate, garbage, stall, drip, html, login")
-        browser.open(steered.url, width=360, dark=dark)
-        browser.until("at('calls').children.length === 1")
-        assert browser.evaluate("document.documentElement.scrollWidth <= 360")
-        ink = browser.evaluate("getComputedStyle(document.body).color")
-        assert ink == ("rgb(255, 255, 255)" if dark else "rgb(0, 0, 0)")
-
-    def test_every_control_is_reached_by_the_keyboard_and_has_a_name(self, browser, steered):
-        browser.open(steered.url)
-        names = browser.all(
-            "button, input",
-            "e.tabIndex >= 0 && (e.textContent || e.labels[0].textContent).trim()")
-        assert len(names) == 16
-        assert all(names)
 
 
 class TestStrip:
     """The picture above the list: what came when."""
 
-    MARKS = "#strip path:not(.level)"
+    MARKS = "#strip .mark"
 
     def beat(self, server, percent=2.5, sender="KKT-001"):
         buffer = dict(HEARTBEAT["buffer_status"], percent_full=percent)
@@ -7079,7 +5760,7 @@ class TestStrip:
             " return [box.x + box.width / 2 - strip.x, box.y + box.height / 2 - strip.y]; }")
 
     def open(self, browser, server, width=1000):
-        browser.open(server.url, width=width)
+        browser.open(server, width)
         count = min(100, server.get_call_count())
         browser.until(f"document.querySelectorAll('{self.MARKS}').length === {count}")
         assert browser.complaints == []
@@ -7089,19 +5770,13 @@ class TestStrip:
         for _ in range(5):
             self.beat(steered)
         self.open(browser, steered)
-        kinds = browser.all(self.MARKS, "e.getAttribute('class')")
+        kinds = browser.all(self.MARKS, "e.getAttribute('class').split(' ')[1]")
         assert kinds == ["refused", "spoilt", "accepted", "refused", "accepted"]
-        shapes = browser.all(self.MARKS, "e.getAttribute('d')")
+        shapes = browser.all(self.MARKS, "e.firstChild.textContent")
         assert len(set(shapes)) == 3
         assert shapes[0] == shapes[3]
-
-    def test_it_is_told_in_words(self, browser, steered):
-        steered.play("503, reset")
-        self.beat_at(steered, 0, 60, 120, 180, 240)
-        self.open(browser, steered)
-        assert browser.evaluate("at('strip').getAttribute('role')") == "img"
-        assert browser.evaluate("at('strip').getAttribute('aria-label')") == (
-            "5 calls within 4 minutes: 3 accepted, 1 refused, 1 spoilt; 0 outages")
+        words = browser.evaluate("at(at('strip').getAttribute('aria-labelledby')).textContent")
+        assert words.startswith("2 of 5 heartbeats accepted")
 
     @pytest.mark.parametrize("width", [360, 1000])
     def test_a_missed_beat_is_a_gap_and_a_storm_a_pile(self, browser, steered, width):
@@ -7133,7 +5808,7 @@ class TestStrip:
             words = browser.evaluate(
                 f"calls = {times}.map(at => {call});"
                 f" clockThen = 1.7e9 + {max(times)}; heard = performance.now(); draw();"
-                " [...document.querySelectorAll('#strip text')].map(e => {"
+                " [...document.querySelectorAll('#strip text:not(.mark)')].map(e => {"
                 "   const box = e.getBoundingClientRect();"
                 "   return [box.left, box.right, e.textContent];"
                 " })")
@@ -7152,39 +5827,22 @@ class TestStrip:
         (first, _), (last, _) = self.look(browser, self.MARKS)
         assert last - first == pytest.approx(10 / 200 * (1000 - 2 * 16 - 2 * 8), rel=0.1)
 
-    @pytest.fixture
-    def told(self, fresh):
-        """A server, and the events that it tells."""
-        events = []
-        yield fresh(variant(get_events=lambda server: events), control=True), events
-
-    def tell(self, events, name, seconds_ago):
-        events.append({"event": name, "at": time.time() - seconds_ago})
-
-    def test_an_outage_is_a_shaded_span_between_the_calls(self, browser, told):
-        server, events = told
-        self.beat_at(server, 0, 30, 120)
-        self.tell(events, "down", 75)
-        self.tell(events, "up", 15)
-        self.open(browser, server)
-        (start, _), _, (end, _) = self.look(browser, self.MARKS)
-        (left, width), = browser.all("#strip rect", "[e.x.baseVal.value, e.width.baseVal.value]")
-        assert left - start == pytest.approx((end - start) * 45 / 120, abs=2)
-        assert width == pytest.approx((end - start) * 60 / 120, abs=2)
-        assert browser.evaluate("at('strip').getAttribute('aria-label')").endswith("; 1 outage")
-
-    @pytest.mark.parametrize("calls", [0, 1])
-    def test_an_outage_before_the_first_call_is_drawn(self, browser, told, calls):
-        server, events = told
-        self.tell(events, "down", 100)
-        self.tell(events, "up", 50)
-        for _ in range(calls):
-            self.beat(server)
+    @pytest.mark.parametrize(("calls", "down", "up", "starts", "lasts"), named({
+        "between calls": ([0, 30, 120], 75, 15, 45 / 120, 60 / 120),
+        "before the first call": ([0], 100, 50, 0, 50 / 100),
+        "without a call": ([], 100, 50, 0, 50 / 100),
+    }))
+    def test_an_outage_is_a_shaded_span(self, browser, fresh, calls, down, up, starts, lasts):
+        events = [("down", time.time() - down), ("up", time.time() - up)]
+        told = [{"event": name, "at": at} for name, at in events]
+        server = fresh(variant(get_events=lambda server: told), control=True)
+        self.beat_at(server, *calls)
         self.open(browser, server)
         browser.until("document.querySelector('#strip rect')")
         (left, width), = browser.all("#strip rect", "[e.x.baseVal.value, e.width.baseVal.value]")
-        assert left == 8
-        assert width == pytest.approx((1000 - 2 * 16 - 2 * 8) / 2, rel=0.1)
+        whole = 1000 - 2 * 16 - 2 * 8
+        assert left - 8 == pytest.approx(whole * starts, rel=0.1)
+        assert width == pytest.approx(whole * lasts, rel=0.1)
 
     def test_it_shows_how_full_the_buffer_is(self, browser, steered):
         height = "document.querySelector('#strip .level').getBBox().height"
@@ -7229,12 +5887,11 @@ class TestStrip:
                           f".getBoundingClientRect().width - {width - 32}) < 2")
 
     def test_without_calls_it_says_so_and_nothing_below_it_moves(self, browser, steered):
-        browser.open(steered.url, width=1024)
+        browser.open(steered, width=1024)
         browser.until("at('strip').textContent === 'No heartbeat yet'")
-        assert browser.evaluate("at('strip').getAttribute('aria-label')") == "No heartbeat yet"
         place = browser.evaluate("at('down').getBoundingClientRect().y")
         self.beat(steered)
-        browser.until("at('strip').querySelector('path')")
+        browser.until("at('strip').querySelector('.mark')")
         assert browser.evaluate("at('down').getBoundingClientRect().y") == place
 
 
@@ -7243,74 +5900,41 @@ class TestStrip:
 # ------------------------------------------------------------------------------------------
 
 
-class MockOfdServer(MockOdooServer):
-    """POST /api/v2/receipt on port 8080: the fake of the fiscal data operator."""
-
-    endpoint = "/api/v2/receipt"
-    default_port = 8080
-    service = "OFD"
-
-    def make_success(self, payload):
-        return {"receipt_id": payload.get("receipt_id", "none")}
-
-
 class TestAnotherService:
+    """The fake of a fiscal data operator that README makes in eight lines."""
+
     @pytest.fixture
-    def ofd(self, fresh):
-        return fresh(cls=MockOfdServer)
+    def ofd(self, build):
+        return build("MockOfdServer", control=True)
 
-    def test_it_has_its_own_port_endpoint_and_replies(self, ofd):
-        assert MockOfdServer().port == 8080
+    def test_it_has_its_own_port_endpoint_and_words(self, ofd):
+        assert type(ofd)().port == 8080
         assert ofd.heartbeat_url == ofd.url + "/api/v2/receipt"
-        response = post(ofd, {"receipt_id": "R-1"})
-        assert (response.status, response.json()) == (200, {"receipt_id": "R-1"})
-        assert send(ofd, "POST", PATH, BODY, JSON).status == 404
-
-    def test_it_fails_in_its_own_name(self, ofd):
         ofd.set_failure_count(1)
-        response = post(ofd)
-        assert (response.status, response.json()) == (503, {"error": "OFD service unavailable"})
+        failure, success = post(ofd), post(ofd, {"receipt_id": "R-1"})
+        assert (failure.status, failure.json()) == (503, {"error": "OFD service unavailable"})
+        assert (success.status, success.json()) == (200, {"receipt_id": "R-1"})
+        assert send(ofd, "POST", PATH, BODY, JSON).status == 404
         assert repr(ofd).startswith("<MockOfdServer ")
+        assert control(ofd, "GET", "state")[1]["service"] == "OFD"
 
     def test_faults_memory_and_outage_come_with_it(self, ofd):
         ofd.play("truncate, reset, ok@1ms")
-        with pytest.raises(http.client.IncompleteRead):
-            post(ofd)
-        with pytest.raises(ConnectionResetError):
-            post(ofd)
+        for error in (http.client.IncompleteRead, ConnectionResetError):
+            with pytest.raises(error):
+                post(ofd)
         assert post(ofd, {"receipt_id": "R-3"}).json() == {"receipt_id": "R-3"}
         assert ofd.wait_for_heartbeats(1) == [{"receipt_id": "R-3"}]
         ofd.down()
         assert refused(ofd)
 
-    def test_the_control_api_comes_with_it(self, fresh):
-        server = fresh(cls=MockOfdServer, control=True)
-        assert control(server, "GET", "state")[1]["service"] == "OFD"
-
-
     def test_the_command_line_comes_with_it(self, launch):
-        code = """if True:
-            import sys
-            from mock_odoo import MockOdooServer, main
-
-            class MockOfdServer(MockOdooServer):
-                endpoint = "/api/v2/receipt"
-                default_port = 8080
-                service = "OFD"
-
-                def describe_call(self, call):
-                    return f"receipt {call.payload['receipt_id']}"
-
-            raise SystemExit(main(sys.argv[1:], server_class=MockOfdServer))
-        """
-        process = launch(command=["-c", code])
+        process = launch(command=["-c", RECEIPTS])
         assert process.first.startswith("Mock OFD on ")
         process.endpoint = "/api/v2/receipt"
         post(process, {"receipt_id": "R-1"})
-        assert process.line()[10:] == "ok        receipt R-1\n"
-        post(process, {})  # where describe_call fails
-        assert process.line()[10:] == "ok        ?\n"
-        assert run_python("-c", code, "--help").stdout.count("default: 8080") == 1
+        assert process.line()[10:] == 'ok        {"receipt_id": "R-1"}\n'
+        assert run_python("-c", RECEIPTS, "--help").stdout.count("default: 8080") == 1
 
 
 class TestVerdict:
@@ -7328,16 +5952,11 @@ class TestVerdict:
 
         return fresh(cls=variant(make_success=make_success))
 
-    def test_a_success_may_be_a_reply_of_any_kind(self, picky):
+    def test_a_success_may_be_a_reply_of_any_kind_and_is_recorded(self, picky):
         answers = [post(picky, {"n": n}) for n in (1, 1, 2)]
-        assert [answer.status for answer in answers] == [200, 409, 201]
-        assert answers[1].json() == {"error": "a duplicate"}
+        told = [{"n": 1}, {"error": "a duplicate"}, {"n": 2}]
+        assert [answer.json() for answer in answers] == told
         assert answers[1].headers["X-Seen"] == "yes"
-        assert answers[2].json() == {"n": 2}
-
-    def test_the_call_is_recorded_with_it(self, picky):
-        for n in (1, 1, 2):
-            post(picky, {"n": n})
         calls = [(call.reply, call.accepted) for call in picky.get_calls()]
         assert calls == [("ok", True), ("409", False), ("201", True)]
         assert picky.get_received_heartbeats() == [{"n": 1}, {"n": 2}]
@@ -7402,22 +6021,16 @@ class TestVerdict:
         assert [call.payload["n"] for call in calls] == order
         assert [numbers[call.payload["n"]] for call in calls] == list(range(1, 61))
 
-    def test_its_reply_keeps_its_delay_beneath_the_headers_of_a_script(self, fresh):
+    def test_its_reply_keeps_its_delay_beneath_the_headers_and_the_delay_of_a_script(self, fresh):
         slow = Reply(200, {"slow": 1}, {"X-Own": "1"}, delay=0.05)
         server = fresh(variant(make_success=lambda self, payload: slow))
-        server.play(Reply(200, headers={"X-Script": "2"}))
+        server.play([Reply(200, headers={"X-Script": "2"}), "ok@1ms"])
         began = time.perf_counter()
         response = post(server)
         assert time.perf_counter() - began >= 0.03  # the clock of Windows ticks every 16 ms
-        assert (response.json(), server.get_calls()[0].delay) == ({"slow": 1}, 0.05)
         assert (response.headers["X-Own"], response.headers["X-Script"]) == ("1", "2")
-
-    def test_the_delay_of_a_script_goes_before_its_own(self, fresh):
-        slow = Reply(200, {}, delay=60)
-        server = fresh(variant(make_success=lambda self, payload: slow))
-        server.play("ok@1ms")
-        assert post(server).status == 200
-        assert server.get_calls()[0].delay == 0.001
+        assert post(server).json() == response.json() == {"slow": 1}
+        assert [call.delay for call in server.get_calls()] == [0.05, 0.001]
 
     def test_it_may_see_the_whole_request(self, fresh):
         def verdict(self, request):
@@ -7449,95 +6062,6 @@ class TestVerdict:
         assert {thread.result().status for thread in threads} == {429}
 
 
-class HeartbeatClient:
-    """A consumer as the specification has it.
-
-    Three failures in a row make it OFFLINE, two successes in a row make it ONLINE.
-    """
-
-    def __init__(self, url):
-        self.url, self.timeout = url, PATIENCE
-        self.state, self.failures, self.successes = "ONLINE", 0, 0
-
-    def succeeds(self):
-        request = urllib.request.Request(self.url, BODY, JSON)
-        try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                return json.loads(response.read().decode())["status"] == "ok"
-        except urllib.error.HTTPError as error:  # a response too, to be closed like any other
-            error.close()
-            return False
-        except (*FAILED, ValueError, LookupError, TypeError):  # any error is a failure
-            return False
-
-    def beat(self):
-        if self.succeeds():
-            self.failures, self.successes = 0, self.successes + 1
-        else:
-            self.failures, self.successes = self.failures + 1, 0
-        if self.failures >= 3:
-            self.state = "OFFLINE"
-        if self.successes >= 2:
-            self.state = "ONLINE"
-        return self.state
-
-    def beats(self, n):
-        return [self.beat() for _ in range(n)]
-
-
-class TestHysteresis:
-    """The whole thing, end to end."""
-
-    OFF, ON = "OFFLINE", "ONLINE"
-
-    @pytest.fixture
-    def client(self, odoo):
-        return HeartbeatClient(odoo.heartbeat_url)
-
-    @pytest.mark.parametrize("fault", [
-        "503",
-        "500",
-        "429",
-        "404",
-        "302",
-        *(fault for fault in mock_odoo.FAULTS if fault != "drip"),
-        *(word for word in mock_odoo.WORDS if word != "ok"),
-        "ok@60s",
-        pytest.param(Reply(200, {"status": "error"}), id="status error"),
-        pytest.param(Reply(200, []), id="a list"),
-        pytest.param(Reply(200, b"\xff"), id="no UTF-8"),
-    ])
-    def test_three_of_any_fault_are_offline_and_two_successes_online(self, odoo, client, fault):
-        script, states = ["ok", fault, fault, "ok", fault, fault, fault], []
-        odoo.play(script)
-        for n, step in enumerate(script):
-            client.timeout = 0.02 if step in ("stall", "ok@60s") else PATIENCE
-            states.append(client.beat())
-            odoo.wait_for_calls(n + 1)  # a request that timed out may still be on its way
-        assert states == [self.ON] * 6 + [self.OFF]
-        client.timeout = PATIENCE
-        assert client.beats(2) == [self.OFF, self.ON]
-        assert [call.payload for call in odoo.get_calls()] == [HEARTBEAT] * 9
-
-    def test_flapping_takes_two_successes_to_get_it_back_online(self, odoo, client):
-        odoo.play("503*3, ok", loop=True)
-        assert client.beats(12) == [self.ON] * 2 + [self.OFF] * 10
-        odoo.play("ok*2, 503*3", loop=True)
-        states = [self.ON] * 4 + [self.OFF] * 2 + [self.ON] * 3 + [self.OFF]
-        assert client.beats(10) == states
-
-    def test_an_outage_takes_it_offline(self, odoo, client):
-        odoo.down()
-        assert client.beats(3) == [self.ON, self.ON, self.OFF]
-        odoo.up()
-        assert client.beats(2) == [self.OFF, self.ON]
-        assert odoo.get_call_count() == 2
-
-    def test_a_slow_success_is_a_success(self, odoo, client):
-        odoo.play("503*3, ok@5ms, ok@5ms")
-        assert client.beats(5)[-2:] == [self.OFF, self.ON]
-
-
 # ------------------------------------------------------------------------------------------
 # What users copy: conftest.py and the recipes of README. pytest runs them in a folder of theirs.
 # ------------------------------------------------------------------------------------------
@@ -7546,9 +6070,10 @@ class TestHysteresis:
 def start_pytest(folder, *args):
     """Run pytest in a user's folder, with our warnings, in a process of its own."""
     environ = dict(os.environ, PYTEST_ADDOPTS="", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
+    flags = ("-X", "dev", "-W", "error", "-m", "pytest", "-p", "no:cacheprovider")
     return subprocess.Popen(
-        [sys.executable, "-X", "dev", "-W", "error", "-m", "pytest", "-p", "no:cacheprovider", *args],
-        cwd=str(folder), env=environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [sys.executable, *flags, *args], cwd=str(folder), env=environ, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )
 
 
@@ -7601,8 +6126,11 @@ class TestConftest:
             "__init__": "",
         }),
         "importlib": (["--import-mode=importlib"], {"test_a": USES_FIXTURES}),
+        "two workers": (["-p", "xdist", "-n", "2"], {"test_a": USES_FIXTURES}),
     }))
-    def test_its_fixtures_work_in(self, tmp_path, args, files):
+    def test_its_fixture_works_in(self, tmp_path, args, files):
+        if "xdist" in args:
+            pytest.importorskip("xdist")
         copy_to(tmp_path / "tests", **files)
         code, output = finish(start_pytest(tmp_path, *args))
         assert code == 0, output
@@ -7616,10 +6144,6 @@ class TestConftest:
         assert code == 0, output
 
 
-README = pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-RECIPES = [code for language, code in BLOCKS if language == "python"]
-
 #: How pytest is made to run them in another order.
 ORDERS = {
     "as they stand": "pass",
@@ -7629,28 +6153,30 @@ ORDERS = {
 }
 
 
-def block(text):
-    """The one block of README that has this text in it."""
-    found, = (code for _, code in BLOCKS if text in code)
-    return found
-
-
-@pytest.fixture(scope="module")
-def recipe_sessions(tmp_path_factory):
-    """All recipes in one session, which runs in several orders at the same time."""
-    folder = tmp_path_factory.mktemp("readme")
-    adapter = block("class Adapter:")
-    recipes = [code for code in RECIPES if code != adapter]
-    files = {f"test_{number}": code for number, code in enumerate(recipes)}
-    copy_to(folder, adapter=adapter, **files)
-    for name in ("cert.pem", "key.pem"):
-        (folder / name).write_text(CERTIFICATE)
+@pytest.fixture(scope="session", autouse=True)
+def running_recipes(request, tmp_path_factory):
+    """All recipes in one session, in several orders at the same time; the other tests meanwhile."""
     processes = {}
-    for number, (order, code) in enumerate(ORDERS.items()):
-        plugin = f"import random\ndef pytest_collection_modifyitems(items): {code}\n"
-        (folder / f"order_{number}.py").write_text(plugin)
-        processes[order] = start_pytest(folder, "-v", "-s", "-p", f"order_{number}")
-    return {order: finish(process) for order, process in processes.items()}
+    if is_wanted(request, "recipe_sessions"):
+        folder = tmp_path_factory.mktemp("readme")
+        adapter = block("class Adapter:")
+        recipes = [code for code in RECIPES if code != adapter]
+        copy_to(folder, adapter=adapter, **{f"test_{n}": code for n, code in enumerate(recipes)})
+        for name in ("cert.pem", "key.pem"):
+            (folder / name).write_text(CERTIFICATE)
+        for number, (order, code) in enumerate(ORDERS.items()):
+            plugin = f"import random\ndef pytest_collection_modifyitems(items): {code}\n"
+            (folder / f"order_{number}.py").write_text(plugin)
+            processes[order] = start_pytest(folder, "-v", "-s", "-p", f"order_{number}")
+    yield processes
+    for process in processes.values():
+        finish(process)
+
+
+@pytest.fixture(scope="session")
+def recipe_sessions(running_recipes):
+    """What became of them."""
+    return {order: finish(running_recipes.pop(order)) for order in ORDERS}
 
 
 class TestReadme:
@@ -7668,17 +6194,6 @@ class TestReadme:
     def test_the_first_recipe_stands_at_the_top(self):
         assert README.splitlines().index("```python") < 14
         assert "odoo.play" in RECIPES[0]
-
-    @pytest.fixture
-    def build(self, fresh):
-        """Make a server of a class that README defines."""
-
-        def build(name, **kwargs):
-            namespace = {"__name__": "readme"}
-            exec(compile(block(f"class {name}("), "README.md", "exec"), namespace)  # noqa: S102
-            return fresh(cls=namespace[name], **kwargs)
-
-        return build
 
     def test_the_careful_odoo_wants_a_token_and_no_duplicate(self, build):
         odoo, given = build("CarefulOdoo"), {**JSON, "Authorization": "Bearer secret"}
@@ -7706,11 +6221,6 @@ class TestReadme:
         assert preflight.headers["Access-Control-Allow-Headers"] == "Content-Type"
         for answer in (preflight, post(odoo)):
             assert answer.headers["Access-Control-Allow-Origin"] == "*"
-
-    def test_the_other_service_answers_at_its_own_path(self, build):
-        ofd = build("MockOfdServer")
-        assert post(ofd, {"receipt_id": "R-1"}).json() == {"receipt_id": "R-1"}
-        assert ofd.heartbeat_url.endswith("/api/v2/receipt")
 
     @pytest.mark.skipif(
         os.name == "nt" or not (shutil.which("bash") and shutil.which("curl")),
@@ -7751,6 +6261,12 @@ class TestReadme:
         titles = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
         anchors = {re.sub("[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles}
         assert set(re.findall(r"\]\(#([^)]*)\)", README)) - anchors == set()
+
+    def test_all_that_it_promises_has_its_tests(self):
+        titles = set(re.findall(r"^##+ (.*)$", README, re.MULTILINE))
+        promise_nothing = {"What it is not for", "Other languages", "Tests", "Changes"}
+        assert titles - promise_nothing == set(TESTS)
+        assert set(" ".join(TESTS.values()).split()) - set(globals()) == set()
 
     @pytest.mark.parametrize(
         "name", [name for name in dir(MockOdooServer) if not name.startswith("_")]
