@@ -31,14 +31,14 @@ A map of the file. For the story, read the first three rooms.
 Three questions that a reader has:
 
     Who may hold which lock?
-        A server has one lock, and whoever changes something holds it: always a thread of the fake,
-        which no signal interrupts. Nobody calls a user's function meanwhile. Another lock is taken
-        before it: one heartbeat at a time asks the service. Readers hold none: they copy a list, or
-        take what is replaced as a whole.
+        A server has one lock. Whoever changes something holds it, and is a thread of the fake,
+        which no signal interrupts; nobody calls a user's function meanwhile. A heartbeat that asks
+        the service holds another, taken before it. Readers hold none: they copy a list, or take
+        what is replaced as a whole.
     Who calls the user's functions?
-        The teller's thread calls on_call, on_event and on_unmatched, one at a time, in order.
-        A heartbeat's own thread calls verdict, make_success and find_problems, also one at a time,
-        and the functions of routes. Who waits or asks calls where, sender and describe_call.
+        The teller's thread calls on_call and on_event, one at a time, in order. A request's own
+        thread calls routes and, one heartbeat at a time, verdict, make_success and find_problems.
+        `where`, `sender` and `describe_call` are called by the thread that wants to know.
     What ends a wait?
         What it waits for, its time or, in a thread of the fake, a stop. At the interpreter's end,
         nothing waits.
@@ -52,11 +52,9 @@ import datetime
 import errno
 import functools
 import http.client
-import io
 import json
 import os
 import re
-import reprlib
 import select
 import socket
 import struct
@@ -115,8 +113,8 @@ class Reply:
 
     `status`   200 to 599
     `body`     text, bytes, or anything that JSON can express; None for what the service itself
-               says: the success reply for 2xx, `{"error": ...}` for 4xx and 5xx, the page of a
-               proxy for 502 and 504, nothing for 3xx
+               says: the success reply for 2xx, nothing for 3xx, `{"error": ...}` for 503, the page
+               of a proxy for 502 and 504, a page of Odoo's for other errors
     `headers`  beside the usual ones, or in place of them; a list as the value makes a line of each
     `delay`    seconds before the first byte
     `fault`    a way to spoil it: "reset", "stall" or another word of `FAULTS`
@@ -160,6 +158,11 @@ class Reply:
 
     def __repr__(self) -> str:
         return f"<Reply {self} {self.status} {self.body!r:.60}>"
+
+
+def outcome(accepted: bool, word: str) -> str:
+    """What becomes of a heartbeat: "accepted", "refused" by a status, or "spoilt" by a fault."""
+    return "accepted" if accepted else "refused" if word.isdigit() else "spoilt"
 
 
 def header_lines(headers: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -206,8 +209,7 @@ WORDS: dict[str, tuple[str, dict[str, Any]]] = {
     "ok": ("the success reply", {}),
     "html": ("200 with a web page, as from a captive portal",
              {"body": PORTAL, "headers": {"Content-Type": HTML}}),
-    "login": ("303 to /web/login, as from an HTML route without a session",
-              {"status": 303, "body": b"", "headers": {"Location": "/web/login"}}),
+    "login": ("303 to /web/login, as from an HTTP route without a session", {"status": 303}),
     "expired": ("200 with JSON-RPC error 100, as from a JSON route without one",
                 {"body": SESSION_EXPIRED, "accepts": False}),
 }
@@ -235,9 +237,14 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
 def describe_replies() -> dict[str, str]:
     """Every kind of reply that a script can name, and what the client gets."""
     words = {word: meaning for word, (meaning, _) in WORDS.items()}
-    status = "that status (200 to 599), with a JSON error for 4xx and 5xx"
-    proxy = "the HTML page of a proxy (nginx) whose service does not answer"
-    return {"ok": words.pop("ok"), "503 ...": status, "502, 504": proxy, **FAULTS, **words}
+    return {
+        "ok": words.pop("ok"),
+        "503": "that status, with a JSON error",
+        "502, 504": "that status, with a proxy's page of HTML",
+        "404 ...": "any status from 200 to 599; from 400 on, with a page of HTML",
+        **FAULTS,
+        **words,
+    }
 
 
 class Step:
@@ -285,6 +292,13 @@ class Script:
         left = Script(loop=self.loop)
         left._steps = rest
         return step.reply, left
+
+    def every(self) -> str | None:
+        """What becomes of every heartbeat from now on, if that is the same for all."""
+        found = {outcome(step.reply.accepts, step.reply.word) for step in self._steps}
+        if not self.loop and not (self._steps and self._steps[-1].times == FOREVER):
+            found.add("accepted")  # at its end
+        return found.pop() if len(found) == 1 else None
 
     def __str__(self) -> str:
         return ", ".join(map(str, self._steps))
@@ -370,15 +384,12 @@ def read_count(text: str) -> int:
     return int(text)
 
 
-def settle(scripted: Reply | None, verdict: Reply | None) -> Reply | None:
-    """What is sent: the script's reply or, where that accepts, what a healthy service says.
+def settle(scripted: Reply | None, verdict: Reply) -> Reply:
+    """What is sent where the script lets the service be asked: what that says, or the script.
 
-    A scripted reply without a body of its own says what the service says. The verdict is None
-    where the script did not let the service be asked; the result is None only if both are.
+    A scripted reply without a body of its own says what the service says.
     """
-    if scripted is None or verdict is None:
-        return scripted or verdict
-    if not verdict.accepts:
+    if scripted is None or not verdict.accepts:
         return verdict
     if scripted.body is not None or scripted.status >= 300:
         return scripted
@@ -393,13 +404,14 @@ def settle(scripted: Reply | None, verdict: Reply | None) -> Reply | None:
 
 # ------------------------------------------------------------------------------------------
 # Memory: the script that plays, the calls that came, who waits for them, and who hears of them.
-# It knows replies; of a request it reads the client, the head and the body, and asks it whether
-# its client has left.
+# It knows replies; of a request it reads when and from whom it came, its head and its body, and
+# asks it whether its client has left.
 # ------------------------------------------------------------------------------------------
 
 MAX_UNMATCHED = 20  # requests that were no calls
 MAX_EVENTS = 100
 MAX_LATEST = 100  # calls whose body may come again
+SECRET = ("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key")
 
 
 def read_headers(head: bytes) -> http.client.HTTPMessage:
@@ -415,30 +427,32 @@ class Call:
     """One POST to the heartbeat path, as it came and as it was answered.
 
     `number`       1 for the first call since the last reset
-    `received_at`  seconds since the epoch, a float
+    `received_at`  when it had been read: seconds since the epoch, a float
     `reply`        the script's word for it ("ok", "503", "reset"). Where the service decided
                    instead, the status as text ("400", "409")
     `delay`        seconds that the reply was to wait
     `problem`      what was wrong with the request, where that is why it was refused; else None
     `accepted`     True where the reply is a full success, whether or not the client stays for it
-    `repeats`      the number of the last call with the same body, if its answer was spoilt by a
-                   fault, by a status that refuses, or because its client left or we cut it; else
+    `repeats`      the number of the last call with the same body, if its client may not have the
+                   answer: a fault spoilt it, a status refused, the client left, or we cut it; else
                    None. HTTP clients may send such a request again by themselves
     `client`       (host, port)
     `query`        what stood behind "?" in the path; "" for nothing
-    `took`         seconds from the arrival to the end of the answer; None until then
-    `left`         True where the client hung up before that end, False where it did not or we
-                   cut it; None until then
+    `took`         seconds from `received_at` to the end of the answer, or until the client left;
+                   None before that
+    `left`         True where the client hung up, or closed its sending half, before the answer went
+                   out, False where it did not or we cut it; None until then
     `body`         the bytes that came; b"" where the request was refused unread
     `payload`      the body as JSON
     `headers`      a mapping that ignores case
     """
 
-    __slots__ = (  # noqa: RUF023 - the public ones in the order of the journal
+    #: What is known from the start, in the order of the journal.
+    FIELDS = (
         "number", "received_at", "reply", "delay", "problem", "accepted", "repeats", "client",
-        "query", "body", "_took", "_left", "_head", "_arrived", "_was_spoilt", "_handler",
+        "query",
     )
-    FIELDS = (*__slots__[:9], "took", "left")
+    __slots__ = (*FIELDS, "body", "_arrived", "_end", "_head", "_request", "_was_spoilt")
 
     def __init__(self, number: int, reply: Reply, request: Request, repeats: int | None) -> None:
         self.number = number
@@ -451,12 +465,11 @@ class Call:
         self.client = request.client
         self.query = request.query
         self.body = request.body
-        self._took: float | None = None
-        self._left: bool | None = None
         self._head = request.head.raw
         self._arrived = request.arrived  # for intervals: somebody may set the wall clock
+        self._end: tuple[float | None, bool | None] = (None, None)  # took, and left
         self._was_spoilt = not (reply.accepts and reply.fault in WHOLE)
-        self._handler: Handler | None = request.handler  # None when the answer has ended
+        self._request: Request | None = request  # until its answer is over
 
     @property
     def payload(self) -> Any:
@@ -470,44 +483,66 @@ class Call:
 
     @property
     def took(self) -> float | None:
-        """Seconds from the arrival to the end of the answer; None until then."""
-        left_at = self._left_at()
-        return left_at - self._arrived if left_at else self._took
+        """Seconds from the arrival to the end of the answer, or until the client left."""
+        return self._look()[0]
 
     @property
     def left(self) -> bool | None:
-        """Did the client hang up before the end of its answer? None until that end.
+        """Did the client leave before its answer went out? None until then.
 
         It is true at once, also before the thread that answers has noticed.
         """
-        return True if self._left_at() else self._left
+        return self._look()[1]
 
-    def _left_at(self) -> float | None:
-        handler = self._handler
-        return handler.left_at if handler is not None and handler.has_left() else None
+    def _look(self) -> tuple[float | None, bool | None]:
+        request = self._request
+        has_left = self._end[0] is None and request is not None and request.has_left()
+        if self._end[0] is None and has_left:  # else its end has closed the connection meanwhile
+            return self._time_to_leave(request), True
+        return self._end
 
-    def end(self, handler: Handler) -> None:
-        """The answer has ended, perhaps because its client has left or we have cut it."""
-        self._took = (handler.left_at or Clock.now()) - self._arrived
-        self._left = handler.left_at is not None
-        self._was_spoilt = self._was_spoilt or self._left or handler.is_cut()
-        self._handler = None
+    def _time_to_leave(self, request: Any) -> float:
+        return (request.left_at or Clock.now()) - self._arrived
+
+    def end(self, request: Request, has_left: bool, is_over: bool) -> bool:
+        """Its answer is going out, or is over. True for the news that its client has left."""
+        is_news = has_left and not self._end[1]
+        if is_news or self._end[0] is None:
+            took = self._time_to_leave(request) if has_left else Clock.now() - self._arrived
+            self._end = took, has_left
+        if is_over:
+            self._was_spoilt = self.is_spoilt()
+            self._request = None
+        return is_news
 
     def is_spoilt(self) -> bool:
         """Might a client send it again?"""
-        handler = self._handler  # taken first, as the answer may end meanwhile
-        return (handler is not None and handler.is_cut()) or bool(self.left) or self._was_spoilt
+        request = self._request
+        is_cut = request is not None and request.handler.is_cut()
+        return self._was_spoilt or is_cut or bool(self.left)
 
-    def to_json(self, **more: object) -> str:
-        """One line of JSON, with `more` fields. A body that is no JSON stands there as text."""
-        headers = self.headers
-        fields = {name: getattr(self, name) for name in self.FIELDS}
-        fields["time"] = iso_time(self.received_at)
-        fields["payload"] = self.payload
-        fields["headers"] = {name: ", ".join(headers.get_all(name, [])) for name in headers}
-        if fields["payload"] is None:
-            fields["body"] = self.body.decode("utf-8", "replace")
-        return json_line({**fields, **more})
+    def to_json(self) -> str:
+        """The call as one line of JSON. A body that is no JSON stands there as text.
+
+        The values of headers that hold secrets, such as Authorization, are masked.
+        """
+        return json_line(self._to_record())
+
+    def _to_record(self) -> dict[str, Any]:
+        headers, payload = self.headers, self.payload
+        record: dict[str, Any] = {name: getattr(self, name) for name in self.FIELDS}
+        record["took"], record["left"] = self._look()
+        record["time"] = iso_time(self.received_at)
+        record["label"] = self.reply + format_delay(self.delay)  # as a script has it
+        record["outcome"] = outcome(self.accepted, self.reply)
+        record["payload"] = payload
+        record["headers"] = {
+            name: "***" if name.lower() in SECRET else ", ".join(headers.get_all(name, []))
+            for name in headers
+        }
+        if payload is None:
+            record["body"] = self.body.decode("utf-8", "replace")
+        return record
 
     def __repr__(self) -> str:
         return f"<Call {self.number}: {self.reply} {self.body!r:.200}>"
@@ -553,20 +588,43 @@ class Record:
 
 
 class Teller:
-    """Calls the user's functions: in a thread of its own, one at a time, in order.
+    """Calls the user's functions, and keeps the first error that one of them raises.
 
-    So no user's function is called in the middle of a change, or with a lock held, ours or the
-    caller's. The thread lives while there is news.
+    on_call and on_event are called in a thread of its own, one at a time, in order: not in the
+    middle of a change, nor with a lock held, ours or the caller's. It lives while there is news.
     """
 
-    def __init__(self, lock: Any, functions: dict[str, Callable[[Any], object]]) -> None:
-        self._lock = lock
+    def __init__(
+        self, lock: Any, crew: set[Task], functions: dict[str, Callable[[Any], object]]
+    ) -> None:
+        self._lock, self._crew = lock, crew
         self.functions = functions
-        self._queue: collections.deque[tuple[str, Any, Task | None, Signal]] = collections.deque()
+        self.queue: collections.deque[tuple[str, Any, Task | None, Signal]] = collections.deque()
         self._is_telling = False
         self.task: Task | None = None  # the thread that tells; it may have ended
         self.worker: Task | None = None  # the thread whose client waits for what is being told
-        self.newest: Signal | None = None  # given when all has been told that was added so far
+        self.newest = Signal()  # given when all has been told that was added so far
+        self.newest.give()
+        self.told = 0
+        self.failure: BaseException | None = None
+
+    def ask(self, name: str, function: Callable[..., Any], *args: object) -> Any:
+        """Call a function of the user's, in a thread of ours. None where it fails."""
+        task = current_task()
+        assert task is not None
+        before, task.doing = task.doing, name
+        try:
+            return function(*args)
+        except BaseException as error:  # noqa: BLE001 - pytest.fail() is no Exception
+            self.fail(name, error)
+            return None
+        finally:
+            task.doing = before
+
+    def fail(self, name: str, error: BaseException) -> None:
+        """Log an error that is being handled, and keep it for the end of the `with` block."""
+        log_bug(f"{name} failed")
+        self.failure = self.failure or error
 
     def add(self, name: str, news: object) -> Signal | None:
         """Queue some news. Call this under the lock: the order is made here.
@@ -577,12 +635,13 @@ class Teller:
         if name not in self.functions:
             return None
         told = Signal()
-        self._queue.append((name, news, None if name == "on_event" else current_task(), told))
+        worker = None if name == "on_event" else current_task()
+        self.queue.append((name, news, worker, told))
         if not self._is_telling:
             if sys.is_finalizing():  # a new thread would never run, or crash the interpreter
                 return None
             try:
-                self.task = Task("mock_odoo teller", self._tell)
+                self.task = Task("mock_odoo teller", self._tell, self._crew)
             except RuntimeError:  # out of threads: whoever comes next may have one
                 return None
             self._is_telling = True
@@ -592,12 +651,13 @@ class Teller:
     def _tell(self) -> None:
         while True:
             with self._lock:
-                self._is_telling = bool(self._queue)
-                if not self._queue:
+                self._is_telling = bool(self.queue)
+                if not self.queue:
                     self.worker = None
                     return
-                name, news, self.worker, told = self._queue.popleft()
-            call_user(name, self.functions[name], news)
+                name, news, self.worker, told = self.queue.popleft()
+            self.ask(name, self.functions[name], news)
+            self.told += 1
             told.give()
 
 
@@ -616,7 +676,8 @@ class Scenario:
     def _make_locks(self, functions: dict[str, Callable[[Any], object]]) -> None:
         self.lock: Any = RLock()
         self._turn = Lock()  # held by the thread whose heartbeat the service is asked about
-        self.teller = Teller(self.lock, functions)
+        self.crew: set[Task] = set()  # every thread of the server that lives
+        self.teller = Teller(self.lock, self.crew, functions)
         self._news = Signal()  # given, and replaced, when a waiter may find what it waits for
 
     def after_fork(self) -> None:
@@ -637,6 +698,7 @@ class Scenario:
     def forget(self) -> None:
         """Begin a new record, which takes over what was done to the fake."""
         self.record = Record(self._max_calls, self.record.events)
+        self.note("forget")
         self.ring()
 
     def reset(self) -> None:
@@ -666,18 +728,19 @@ class Scenario:
     def take(self, request: Request, ask_service: Callable[[Request], Reply]) -> Reply:
         """Record a call, and return the reply to it: the script's, or the service's.
 
-        One at a time: the calls have the order in which the service was asked.
+        One at a time: the calls have the order in which the service was asked. Nothing is recorded
+        after an outage or a stop has cut the connection.
         """
         while not self._turn.acquire(timeout=GLANCE):
-            request.handler.has_left()  # which notes when, if it does not wait so long
+            request.has_left()  # which notes when
         try:
             with self.lock:
-                request.handler.check_open()  # it may have waited while we were cutting it
+                request.handler.check_open()
                 step, self.script = self.script.next()
                 record, request.generation = self.record, self.generation
-            verdict = ask_service(request) if step is None or step.accepts else None
-            reply = settle(step, verdict)
-            assert reply is not None
+            reply = step
+            if reply is None or reply.accepts:
+                reply = settle(step, ask_service(request))
             with self.lock:
                 request.handler.check_open()
                 request.call = record.add(reply, request)
@@ -689,22 +752,11 @@ class Scenario:
             told.wait()
         return reply
 
-    def answer_ended(self, request: Request) -> None:
-        """The answer to a call has ended. It may end twice: when it is sent, and after that."""
-        call = request.call
-        if call is not None and not call._left:
-            call.end(request.handler)
-            if call._left:
-                self.tell_of("left", number=call.number, after=round(call._took or 0.0, 3))
-
     def note_unmatched(self, what: str) -> None:
         """Remember what came that is no call."""
         with self.lock:
             self.record.unmatched = (*self.record.unmatched, what)[-MAX_UNMATCHED:]
             self.tell_of("unmatched", unmatched=what)
-            told = self.teller.add("on_unmatched", what)
-        if told is not None:
-            told.wait()
 
     def tell_of(self, name: str, **fields: object) -> None:
         """Tell of an event that is not remembered: it was not done to the fake."""
@@ -741,9 +793,8 @@ class Scenario:
             left = deadline - Clock.now()
             if left <= 0 or given_up():
                 fit = "" if fits is None else " that fit"
-                raise TimeoutError(
-                    f"{found} of {n} {what}{fit} in {float(timeout)} s; {story(record)}"
-                )
+                complaint = f"{found} of {n} {what}{fit} in {float(timeout)} s"
+                raise TimeoutError(f"{complaint}; {story(record)}")
             news.wait(left)
 
 
@@ -774,35 +825,29 @@ REMEDIES = {
     errno.EADDRNOTAVAIL: "; host must be an address of this machine",
 }
 SUCCESS = {"status": "ok", "message": "Heartbeat received"}
-LOGIN_PAGE = "<!DOCTYPE html>\n<title>Odoo</title>\n<h1>Log in</h1>\n"
+AS_PAGE = {"Content-Type": HTML}
 #: What nginx makes of an Odoo that is dead or too slow (ngx_http_special_response.c).
-PROXY_PAGES = {502: "502 Bad Gateway", 504: "504 Gateway Time-out"}
+PROXY_TITLES = {502: "502 Bad Gateway", 504: "504 Gateway Time-out"}
 PROXY_PAGE = (
     "<html>\r\n<head><title>{0}</title></head>\r\n<body>\r\n<center><h1>{0}</h1></center>\r\n"
     "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
 )
 PROXY_HEADERS = {"Server": "nginx", "Content-Type": "text/html"}
+KNOWN = 6  # routes that a 404 tells
 
 
-class Change:
-    """A change that one of the user's threads has asked for, and what came of it."""
+def make_page(title: str) -> bytes:
+    return f"<!DOCTYPE html>\n<title>{title}</title>\n<h1>{title}</h1>\n".encode()
 
-    _outcome: Any = None
-    _error: BaseException | None = None
 
-    def __init__(self, function: Callable[..., Any], *args: object) -> None:
-        self._function, self._args = function, args
-
-    def make(self) -> None:
-        try:
-            self._outcome = self._function(*self._args)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the change was asked for
-            self._error = error
-
-    def result(self) -> Any:
-        if self._error is not None:
-            raise self._error
-        return self._outcome
+def check_methods(path: str, methods: object) -> None:
+    """Raise TypeError unless `methods` maps methods to functions, as `routes` needs it."""
+    if isinstance(methods, dict):
+        given = methods.items()
+        if all(isinstance(name, str) and name.isupper() and callable(f) for name, f in given):
+            return
+    like = f"odoo.routes[{path!r:.80}] = {{'GET': lambda request: Reply(200)}}"
+    raise TypeError(f"a route is set like {like}, not to {methods!r:.80}")
 
 
 class MockOdooServer:
@@ -815,24 +860,28 @@ class MockOdooServer:
     `ssl_context`  an `ssl.SSLContext` with a certificate, to serve HTTPS
     `max_calls`    keep so many calls, the newest; the counts go on counting
     `control`      offer the control API and its page under /_mock/
-    `on_call`      is called with every `Call`, before it is answered
-    `on_unmatched` is called with every line of `get_unmatched()`, before the client is answered
+    `on_call`      is called with every `Call`, when it has been recorded and before it is answered
     `on_event`     is called with every event, a dict like those of `get_events()`, and with three
-                   that are not remembered there:
+                   kinds that are not remembered there:
                    {"event": "unmatched", "unmatched": ...} for every line of `get_unmatched()`,
-                   {"event": "left", "number": 5, "after": 2.003} for a client that hung up,
-                   {"event": "request", "request": "200 POST /sign"} for an added route
+                   {"event": "left", "number": 5, "after": 2.003, "sender": "KKT-001"} for a client
+                   that hung up, {"event": "request", "request": "200 POST /sign"} for a route
 
-    A thread of the fake calls the three functions, one at a time, in the order of what happened.
-    What they raise is logged. They may use the server, but not send it heartbeats. Methods such as
-    `play` and `down` do not wait for them, only `stop` does.
+    A thread of the fake calls these two, one at a time, in the order of what happened. They may use
+    the server, but not send it heartbeats. Methods such as `play` and `down` do not wait for them,
+    only `stop` does. An answer waits for the on_call of its own call.
+
+    Errors surface. What on_call, on_event, a method that a subclass overrides, or a route raises is
+    logged ("mock_odoo"), and is a 500 where a client waits for what it should have returned. The
+    first such error is raised again at the end of the `with` block, unless the block raises one of
+    its own.
 
     Nothing is bound before `start()`, or a `with` block, which starts and stops. Another service is
     a subclass with its own `endpoint`, `default_port`, `service`, `noun` and `make_success`. Raises
     TypeError or ValueError for what cannot be served.
 
-    `routes` may be changed. It maps a path, then a method, to a function that takes a request (see
-    `verdict`) and returns a `Reply`.
+    `routes` may be changed: `odoo.routes["/ping"] = {"GET": lambda request: Reply(200, "pong")}`.
+    The function takes a request (see `verdict`), and returns a `Reply`.
     """
 
     endpoint = "/api/v1/kkt/heartbeat"
@@ -850,47 +899,53 @@ class MockOdooServer:
         self, port: int | None = None, host: str = "127.0.0.1", *, strict: bool = False,
         ssl_context: ssl.SSLContext | None = None, max_calls: int | None = None,
         control: bool = False, on_call: Callable[[Call], object] | None = None,
-        on_unmatched: Callable[[str], object] | None = None,
         on_event: Callable[[Event], object] | None = None,
     ) -> None:
         self.port = check_whole("port", self.default_port if port is None else port, 0, 65535)
         self.host = check_host(host)
         self.strict = check_flag("strict", strict)
-        self.ssl_context = check_context(ssl_context)
+        if ssl_context is not None and not hasattr(ssl_context, "wrap_socket"):
+            raise TypeError(f"ssl_context must be an ssl.SSLContext, not {ssl_context!r:.80}")
+        self.ssl_context = ssl_context
         if max_calls is not None:
             check_whole("max_calls", max_calls, 1)
         functions = {}
-        given = (("on_call", on_call), ("on_event", on_event), ("on_unmatched", on_unmatched))
-        for name, function in given:
+        for name, function in (("on_call", on_call), ("on_event", on_event)):
             check_callable(name, function)
             if function is not None:
                 functions[name] = function
-        self._ok = Reply()
+        self._ok = Reply(200, SUCCESS)
         self._scenario = Scenario(max_calls, functions)
-        self._lock = self._scenario.lock
-        self._changes: collections.deque[Change] = collections.deque()  # that are to be made
+        self._changes: collections.deque[Callable[[], None]] = collections.deque()  # to be made
         self._stops = 0
         self._released = -FOREVER  # when a port was ours for the last time
         self._listener: Listener | None = None  # each start and each outage makes a new one
-        self._listeners: list[Listener] = []  # also closed ones whose threads may not have ended
-        self.routes = self._make_routes()
-        self._own_paths = frozenset(self.routes)
+        self._listeners: list[Listener] = []  # also closed ones that may still serve somebody
+        self._own_paths: set[str] = set()
+        self.routes: Routes = {}
+        self._offer({check_endpoint(self.endpoint): {"POST": self._answer_heartbeat}})
+        self._offer(self._pages())
         if check_flag("control", control):
-            add_routes(self.routes, Control(self).routes)
+            self._offer(Control(self).routes)
         SERVERS.add(self)
 
-    def _make_routes(self) -> Routes:
+    def _pages(self) -> Routes:
         def serve(*args: Any) -> dict[str, Route]:
             return {"GET": lambda request: Reply(*args)}
 
-        routes: Routes = {check_endpoint(self.endpoint): {"POST": self._answer_heartbeat}}
-        add_routes(routes, {
+        return {
             "/health": serve(200, {"status": "ok"}),
             "/api/v1/health": serve(200, {"status": "ok"}),  # what some compose files ask
             "/web/health": serve(200, {"status": "pass"}),  # Odoo's own probe
-            "/web/login": serve(200, LOGIN_PAGE, {"Content-Type": HTML}),
-        })
-        return routes
+            "/web/login": serve(200, make_page("Log in"), AS_PAGE),
+        }
+
+    def _offer(self, routes: Routes) -> None:
+        """Add routes of the fake itself. A path may take several methods; an existing one wins."""
+        for path, methods in routes.items():
+            self._own_paths.add(path)
+            for method, route in methods.items():
+                self.routes.setdefault(path, {}).setdefault(method, route)
 
     # -- What a healthy service says: for subclasses to override
 
@@ -931,6 +986,8 @@ class MockOdooServer:
         except Refusal as refusal:
             return refusal.reply
         success = self.make_success(payload)
+        if success is SUCCESS:
+            return self._ok
         return success if isinstance(success, Reply) else self._ok.but(body=encode(success))
 
     def sender(self, call: Call) -> str:
@@ -960,112 +1017,135 @@ class MockOdooServer:
         buffer = f"buffer {queued}/{capacity} ({percent}%)"
         return f"{name:<10}  {buffer:<22}  breaker {state:<9}"
 
+    def _describe(self, name: str, call: Call) -> str:
+        """What `sender` or `describe_call` says of a call; "?" where it fails."""
+        said = self._scenario.teller.ask(name, getattr(self, name), call)
+        return "?" if said is None else str(said)
+
+    def _record(self, call: Call) -> Event:
+        """A call as the journal and the control API tell it."""
+        sender, text = self._describe("sender", call), self._describe("describe_call", call)
+        return {**call._to_record(), "sender": sender, "text": text}
+
     # -- What the wire asks
 
-    def check_head(self, head: Head) -> Refusal | None:
-        """What is wrong with a request whatever its body says."""
-        methods = self._find_methods(head.path)
-        if not methods:
-            known = ", ".join(
-                f"{method} {path}" for path in self.routes for method in self.routes[path]
-            )
-            return Refusal(404, f"there is no {head.path:.200} here; there are {known}")
-        route = self._find_route(head)
+    def _find_route(self, head: Head) -> tuple[Route | None, Refusal | None]:
+        """Who answers a request, and what is wrong with it whatever its body says."""
+        try:
+            route = self._look_up(head)
+        except Refusal as refusal:
+            return None, refusal
+        except TypeError as error:
+            self._scenario.teller.fail("routes", error)
+            return None, Refusal(500, str(error))
+        coding = head.fields.get("content-encoding", "identity")
+        if coding.lower() != "identity":
+            complaint = f"Content-Encoding {coding!r:.80} is not understood; send the body as it is"
+            return route, Refusal(415, complaint)
+        if route == self._answer_heartbeat and not head.is_json:
+            kind = head.fields.get("content-type", "missing")
+            return route, Refusal(415, f"Content-Type must be application/json; it is {kind:.80}")
+        return route, None
+
+    def _look_up(self, head: Head) -> Route:
+        methods = self.routes.get(head.path)
+        if methods is None and head.path == self.endpoint + "/":  # Odoo's strict_slashes=False
+            methods = self.routes.get(self.endpoint)
+        if methods is None:
+            raise Refusal(404, f"there is no {head.path:.200} here; there are {self._known()}")
+        check_methods(head.path, methods)
+        route = methods.get(head.method)
+        if route is None and head.method == "HEAD":
+            route = methods.get("GET")
         if route is None:
             allowed = ", ".join(methods) + (", HEAD" if "GET" in methods else "")
             complaint = f"{head.path} takes {allowed}, not {head.method:.40}"
-            return Refusal(405, complaint, {"Allow": allowed})
-        coding = head.fields.get("content-encoding", "identity")
-        if coding.lower() != "identity":
-            return Refusal(
-                415, f"Content-Encoding {coding!r:.80} is not understood; send the body as it is"
-            )
-        if route == self._answer_heartbeat and not head.is_json:
-            kind = head.fields.get("content-type", "missing")
-            return Refusal(415, f"Content-Type must be application/json; it is {kind:.80}")
-        return None
+            raise Refusal(405, complaint, {"Allow": allowed})
+        return route
 
-    def answer(self, request: Request) -> Reply:
+    def _known(self) -> str:
+        """Some of the routes, the endpoint first."""
+        known: list[str] = []
+        for path, methods in list(self.routes.items()):
+            check_methods(path, methods)
+            known += [f"{method} {path}" for method in methods]
+        more = len(known) - KNOWN
+        return ", ".join(known[:KNOWN]) + (f" and {more} more" if more > 0 else "")
+
+    def _answer(self, request: Request) -> Reply:
         """The reply to a request."""
-        head, route = request.head, self._find_route(request.head)
-        if route == self._answer_heartbeat:
+        if request.route == self._answer_heartbeat:
             return self._answer_heartbeat(request)
-        is_control = head.path == "/" and "/_mock/" in self.routes  # which leads there
-        is_control = is_control or re.match("/_mock(/|$)", head.path) is not None
-        if route is None:
-            refusal = request.refusal or Refusal(404, "the route has just been removed")
-            if not is_control:
-                self.note_unmatched(f"{refusal.reply.status} {head.method} {head.path}")
-            return refusal.reply
+        line = f"{request.method} {request.path}"
+        if request.route is None:
+            assert request.refusal is not None
+            request.handler.note_unmatched(f"{request.refusal.reply.status} {line}")
+            return request.refusal.reply
         request.generation = self._scenario.generation
-        reply = self._ask_user(route, f"{head.method} {head.path}", request)
-        if not is_control and head.path not in self._own_paths:
-            line = f"{reply.status} {head.method} {head.path}"
-            self._scenario.tell_of("request", request=printable(line[:200]))
+        reply = self._ask(request.route, line, request)
+        if request.path not in self._own_paths:
+            self._scenario.tell_of("request", request=printable(f"{reply.status} {line}"[:200]))
         return reply
 
-    def _judge(self, request: Request) -> Reply:
-        return self._ask_user(self.verdict, "verdict, make_success or find_problems", request)
-
     def _answer_heartbeat(self, request: Request) -> Reply:
-        reply = self._scenario.take(request, self._judge)
-        if reply.body is None and reply.status < 300:  # the service was not asked
-            return reply.but(body=encode(SUCCESS))
-        return self._word(reply) if reply.body is None else reply
+        return self._word(self._scenario.take(request, self._judge), request)
 
-    def _ask_user(self, function: Route, name: str, request: Request) -> Reply:
+    def _judge(self, request: Request) -> Reply:
+        return self._ask(self.verdict, "verdict, make_success or find_problems", request)
+
+    def _ask(self, function: Route, name: str, request: Request) -> Reply:
         """Ask a function of the user's for a reply. Where it fails, the reply says so.
 
         It is not asked about a request that is wrong already, whose body may not have been read.
         """
         if request.refusal is not None:
             return request.refusal.reply
-        task = current_task()
-        assert task is not None
-        task.doing = name
-        try:
+
+        def ask() -> Reply:
             reply = function(request)
             if not isinstance(reply, Reply):
                 what = name.partition(",")[0]
                 raise TypeError(f"{what} must return a Reply, not {reply!r:.80}")
-        except BaseException:  # noqa: BLE001 - pytest.fail() is no Exception
-            log_bug(f"{name} failed")
-            return Refusal(500, f"{name} failed; the log of the fake tells more").reply
-        finally:
-            task.doing = None
-        return self._word(reply) if reply.body is None else reply
+            return self._word(reply, request)
 
-    def _find_methods(self, path: str) -> dict[str, Route]:
-        methods = self.routes.get(path)
-        if methods is None and path == self.endpoint + "/":  # Odoo's strict_slashes=False
-            methods = self.routes.get(self.endpoint)
-        return methods or {}
+        reply: Reply | None = self._scenario.teller.ask(name, ask)
+        return reply or Refusal(500, f"{name} failed; the log of the fake tells more").reply
 
-    def _find_route(self, head: Head) -> Route | None:
-        methods = self._find_methods(head.path)
-        route = methods.get(head.method)
-        return methods.get("GET") if route is None and head.method == "HEAD" else route
+    def _word(self, reply: Reply, request: Request) -> Reply:
+        """Have a reply without a body say what the service itself says, or the proxy before it."""
+        if reply.body is not None:
+            return reply
+        if reply.status < 300:
+            return reply.but(body=self._ok.body)
+        body, headers = b"", {}
+        title = f"{reply.status} {phrase(reply.status)}"
+        if reply.word == "login":
+            back = urllib.parse.quote(f"{request.path}?{request.query}", safe="")
+            body, headers = make_page(title), {**AS_PAGE, "Location": f"/web/login?redirect={back}"}
+        elif reply.status in PROXY_TITLES:
+            body, headers = PROXY_PAGE.format(PROXY_TITLES[reply.status]).encode(), PROXY_HEADERS
+        elif reply.status == 503:
+            body = encode({"error": f"{self.service} service unavailable"})
+        elif reply.status >= 400:
+            body, headers = make_page(title), AS_PAGE
+        return reply.but(body=body, headers={**headers, **reply.headers})
 
-    def _word(self, reply: Reply) -> Reply:
-        """Say what the service itself says with a status, or the proxy before it."""
-        if reply.status < 400:
-            return reply.but(body=b"{}" if reply.status < 300 else b"")
-        if reply.status in PROXY_PAGES:
-            page = PROXY_PAGE.format(PROXY_PAGES[reply.status])
-            return reply.but(body=encode(page), headers={**PROXY_HEADERS, **reply.headers})
-        unavailable = f"{self.service} service unavailable"
-        error = unavailable if reply.status == 503 else phrase(reply.status)
-        return reply.but(body=encode({"error": error}))
+    def _answer_ended(self, request: Request, has_left: bool, is_over: bool) -> None:
+        """The answer to a request goes out, or it is over, perhaps as its client has left."""
+        call = request.call
+        if call is not None and call.end(request, has_left, is_over):
+            self._tell_of_leaving(call)
 
-    def answer_ended(self, request: Request) -> None:
-        """The answer to a request has ended, perhaps because its client has left."""
-        self._scenario.answer_ended(request)
+    def _tell_of_leaving(self, call: Call) -> None:
+        if "on_event" in self._scenario.teller.functions:
+            after, sender = round(call.took or 0.0, 3), self._describe("sender", call)
+            self._scenario.tell_of("left", number=call.number, after=after, sender=sender)
 
-    def note_unmatched(self, what: str) -> None:
+    def _note_unmatched(self, what: str) -> None:
         """Remember what came that is no call."""
         self._scenario.note_unmatched(printable(what[:200]))
 
-    def is_let_go(self, request: Request) -> bool:
+    def _is_let_go(self, request: Request) -> bool:
         """Has a reset, a stop or an outage ended the delay of a reply?"""
         return request.generation != self._scenario.generation
 
@@ -1131,26 +1211,32 @@ class MockOdooServer:
         Raises RuntimeError where a thread has not ended in 5 s, because a function of yours hangs,
         such as on_call.
         """
-        tasks = self._change(self._stop)
+        teller, deadline = self._scenario.teller, Clock.now() + PATIENCE
+        told, tasks = teller.told, self._change(self._stop)
         if tasks is None or sys.is_finalizing() or self._is_inside():
             return  # it would wait for the caller, or for nobody
-        deadline, teller = Clock.now() + PATIENCE, self._scenario.teller
-        have_ended = [task.ended.wait(max(0.0, deadline - Clock.now())) for task in tasks]
-        told = teller.newest  # by now: others may go on steering, and it go on telling
-        if all(have_ended) and (told is None or told.wait(max(0.0, deadline - Clock.now()))):
+
+        def has_come(end: Signal) -> bool:
+            return end.wait(max(0.0, deadline - Clock.now()))
+
+        have_ended = [has_come(task.ended) for task in tasks]
+        # The newest by now: others may go on steering, and it go on telling.
+        if all(have_ended) and has_come(teller.newest):
             if teller.task is not None:
                 teller.task.ended.wait(0.1)
             return
         doing = [task.doing for task in [*tasks, teller.task] if task is not None and task.doing]
-        raise RuntimeError(
-            f"{doing[0] if doing else 'a thread'} has not ended in {PATIENCE:.0f} s: a function of "
-            "yours hangs, or waits for this thread"
-        )
+        complaint = f"{doing[0] if doing else 'a thread'} has not ended in {PATIENCE:.0f} s"
+        if teller.told == told:
+            complaint += ": a function of yours hangs, or waits for this thread"
+        if teller.queue:
+            complaint += f"; {len(teller.queue)} news wait to be told"
+        raise RuntimeError(complaint)
 
-    def _stop(self) -> list[Task]:
+    def _stop(self) -> set[Task]:
         self._stops += 1
         self._close()
-        return self._tasks()
+        return self._scenario.crew - {self._scenario.teller.task}
 
     def _change(self, function: Callable[..., Any], *args: object) -> Any:
         """Change the server by a function: under the lock, and in a thread of the fake.
@@ -1163,33 +1249,47 @@ class MockOdooServer:
         """
         if sys.is_finalizing():  # no other thread runs any more, and one may have the lock for ever
             return function(*args)
-        is_ours = current_task() is not None
-        if is_ours and not self._lock._is_owned():
-            with self._lock:
+        is_ours, lock = current_task() is not None, self._scenario.lock
+        if is_ours and not lock._is_owned():
+            with lock:
                 return function(*args)
-        change = Change(function, *args)
-        self._changes.append(change)
+        outcome: list[Any] = [None, None]  # what the function returned, and what it raised
+
+        def make() -> None:
+            try:
+                outcome[0] = function(*args)
+            except BaseException as error:  # noqa: BLE001 - it is raised where it was asked for
+                outcome[1] = error
+
+        self._changes.append(make)
         try:
-            maker = Task("mock_odoo change", self._make_changes)
+            maker = Task("mock_odoo change", self._make_changes, self._scenario.crew)
         except RuntimeError:  # out of threads
             self._make_changes()
         else:
             if is_ours:
                 return None
             maker.ended.wait()
-        return change.result()
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
 
     def _make_changes(self) -> None:
-        with self._lock:
+        with self._scenario.lock:
             while self._changes:
-                self._changes.popleft().make()
+                self._changes.popleft()()
 
     def __enter__(self) -> Self:
+        self._scenario.teller.failure = None  # of an earlier life
         self.start()
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(self, error_type: object, *exc_info: object) -> None:
         self.stop()
+        teller = self._scenario.teller
+        failure, teller.failure = teller.failure, None
+        if failure is not None and error_type is None:
+            raise failure
 
     def down(self, seconds: float | None = None) -> None:
         """An outage: refuse new connections and cut the others.
@@ -1221,11 +1321,8 @@ class MockOdooServer:
     def _up(self) -> None:
         self._open(self._needs_running(), "up")
 
-    def time_is_up(self, listener: Listener) -> None:
-        """The outage of this listener has lasted as long as it should."""
-        self._change(self._end_outage, listener)
-
     def _end_outage(self, listener: Listener) -> None:
+        """The outage of this listener has lasted as long as it should."""
         if listener is self._listener:
             self._open(listener, "up")
 
@@ -1238,8 +1335,7 @@ class MockOdooServer:
         """Bind a listener in place of the present one, whose connections are cut."""
         self._cut_all()
         listener = Listener(self.host, self.port, self)
-        alive = [each for each in self._listeners if each.is_alive()]
-        self._listeners = [*alive, listener]
+        self._listeners = [*[each for each in self._listeners if each.workers], listener]
         self._or_stop(listener.server_bind)
         self.port = listener.server_port
         return listener
@@ -1283,21 +1379,18 @@ class MockOdooServer:
         self._cut_all()
 
     def _cut_all(self) -> None:
-        """Cut every connection, but that of a client for whom a function of the user's runs."""
+        """Cut every connection, but that of a client whose call the user's function is told of."""
         task, teller = current_task(), self._scenario.teller
-        spared = teller.worker if task is teller.task else task if self._is_inside() else None
+        spared = task if task is not None and task.doing else None
+        if task is teller.task:
+            spared = teller.worker
         for listener in self._listeners:
             listener.close(spared)
         self._scenario.let_go()
 
-    def _tasks(self) -> list[Task]:
-        """The threads of the listeners; some may have ended."""
-        return [task for listener in self._listeners for task in listener.tasks()]
-
     def _is_inside(self) -> bool:
         """Is the caller in a function of the user's, which one of our threads has called?"""
-        task = current_task()
-        return task is not None and task in [self._scenario.teller.task, *self._tasks()]
+        return current_task() in self._scenario.crew
 
     def _after_fork(self) -> None:
         """A forked child has copies of the sockets, but no thread: the server is the parent's."""
@@ -1305,7 +1398,6 @@ class MockOdooServer:
             listener.after_fork()
         self._listener, self._listeners = None, []
         self._scenario.after_fork()
-        self._lock = self._scenario.lock
         self._changes.clear()
 
     # -- The script
@@ -1399,7 +1491,7 @@ class MockOdooServer:
 
         Each is a dict with `event`, `at` (seconds since the epoch) and `time` (the same in
         ISO 8601). `start` has a `url`, `script` has `script` and `loop`, `down` has `seconds` (None
-        for an outage without an end); `up`, `stop` and `reset` have no more.
+        for an outage without an end); `up`, `forget`, `reset` and `stop` have no more.
         """
         return [dict(event) for event in self._scenario.record.events]
 
@@ -1549,25 +1641,28 @@ def contract_problems(payload: dict[str, Any]) -> list[str]:
         if name not in fields:
             problems.append(f"{path}: missing")
         elif not fits(fields[name]):
-            problems.append(f"{path}: expected {expected}, got {reprlib.repr(fields[name])}")
+            problems.append(f"{path}: expected {expected}, got {quote(fields[name])}")
     return problems
 
 
 # ------------------------------------------------------------------------------------------
 # Wire: bytes to requests, replies to bytes, honest or faulty. It knows no route and no text of the
-# service: for these it asks the app, by `check_head`, `answer`, `answer_ended`, `is_let_go` and
-# `note_unmatched`. A new fault is a word of FAULTS, and a case of `spoil`.
+# service: for these it asks the app, by `_find_route`, `_answer`, `_answer_ended`, `_is_let_go` and
+# `_note_unmatched`. A new fault is a word of FAULTS, and a case of `spoil`.
 # ------------------------------------------------------------------------------------------
 
-REQUEST_LINE = re.compile(rf"({TOKEN}) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])")
-HEADER_LINE = re.compile(rf"({TOKEN}):([^\0\r\n]*)")
-CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(;[^\r\n]*)?\r\n")
-BLANK = (b"\r\n", b"\n")
+REQUEST_LINE = re.compile(rf"({TOKEN}) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])\r?")
+HEADER_LINE = re.compile(rf"({TOKEN}):([^\0\r\n]*)\r?")
+CHUNK_LINE = re.compile(r"([0-9A-Fa-f]{1,8})[ \t]*(;[^\r\n]*)?\r\n")
+LINE_BREAKS = re.compile(b"(\r?\n)+")
+END_OF_HEAD = re.compile(b"\n\r?\n")
+START = re.compile(b"[A-Z]+ [^ ?\r\n]+")  # such as "POST /api/v1/kkt/heartbeat"
+JSON_TYPES = ("application/json", "application/json-rpc")
+PIECE = 65536  # bytes to receive at once
 MAX_HEAD = 65536  # bytes of request line and headers
 MAX_HEADERS = 100
 MAX_BODY = 1 << 20  # bytes
-LINGER = 2.0  # seconds to read on from a client whose request was not read to its end
-NOTICEABLE = 0.001  # seconds; no client gives up before that
+LINGER = 2.0  # seconds to wait for more of a request that is not read to its end
 SMALL = 16384  # bytes that the system takes at once, whether or not the client reads
 DRIP_INTERVAL = 0.1  # seconds between bytes: no single read times out, but the reply takes long
 GARBAGE = b"\x15\x03\x01\x00\x02\x02\x46 this is not HTTP\r\n\r\n"
@@ -1591,47 +1686,69 @@ def tokens(value: str) -> list[str]:
     return [each.strip().lower() for each in value.split(",")]
 
 
+def read_request_line(line: str) -> tuple[str, str, str, bool]:
+    """Return the method, the path, the query, and whether it is HTTP/1.0."""
+    if line[:1] == "\x16":
+        raise Refusal(400, "this is TLS, and the port speaks plain HTTP")
+    match = REQUEST_LINE.fullmatch(line)
+    if not match:
+        complaint = f"malformed request line {line.rstrip()!r:.80}"
+        raise Refusal(400, f"{complaint}; it should be like 'GET /health HTTP/1.1'")
+    method, target, major, minor = match.groups()
+    if major != "1":
+        raise Refusal(505, f"HTTP/{major}.{minor} is not spoken here; HTTP/1.1 is")
+    path, _, query = re.sub("^(?i:https?)://[^/?]*", "", target).partition("?")
+    return method, path or "/", query, minor == "0"
+
+
+def read_header_line(line: str) -> tuple[str, str]:
+    """Return the name, in small letters, and the value."""
+    match = HEADER_LINE.fullmatch(line)
+    if not match:
+        # What stands behind a colon, or in a folded line, may be a secret.
+        start = "" if line[:1] in (" ", "\t") else line.partition(":")[0].rstrip()
+        complaint = f"malformed header line that begins with {start!r:.80}"
+        raise Refusal(400, f"{complaint}; it should be like 'Name: value'")
+    return match.group(1).lower(), match.group(2).strip(" \t")
+
+
+def too_many_headers() -> Refusal:
+    limits = f"{MAX_HEADERS} headers, or more than {MAX_HEAD} bytes of them"
+    return Refusal(431, f"more than {limits} and of the request line")
+
+
 class Head:
-    """A request line and headers, read strictly.
+    """A request line and headers, read strictly. It never changes: many requests may share it.
 
     A request that two servers could read differently is refused (RFC 9112).
     """
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
-        first, *lines = re.split("\r?\n", raw.decode("latin-1"))[:-2]
-        self._read_request_line(first)
+        first, *lines = raw.decode("latin-1").split("\n")[:-2]
+        if len(raw) > MAX_HEAD or len(lines) > MAX_HEADERS:
+            raise too_many_headers()
+        self.method, self.path, self.query, self.is_http_1_0 = read_request_line(first)
         self.fields: dict[str, str] = {}  # by lower-case name; repeated ones joined by commas
-        for line in lines:
-            self._read_header_line(line)
+        for name, value in map(read_header_line, lines):
+            self.fields[name] = f"{self.fields[name]}, {value}" if name in self.fields else value
+        self._check_host()
         self._read_length()
         options = tokens(self.fields.get("connection", ""))
         wanted = "keep-alive" in options if self.is_http_1_0 else True
         self.keep_alive = wanted and "close" not in options
         kind = self.fields.get("content-type", "").partition(";")[0]
-        self.is_json = kind.strip().lower() == "application/json"
+        self.is_json = kind.strip().lower() in JSON_TYPES
         expects = self.fields.get("expect", "").lower() == "100-continue" and not self.is_http_1_0
         self.expects_continue = expects and (self.is_chunked or self.length > 0)
 
-    def _read_request_line(self, line: str) -> None:
-        match = REQUEST_LINE.fullmatch(line)
-        if not match:
-            like = "'GET /health HTTP/1.1'"
-            raise Refusal(400, f"malformed request line {line!r:.80}; it should be like {like}")
-        self.method, target, major, minor = match.groups()
-        if major != "1":
-            raise Refusal(505, f"HTTP/{major}.{minor} is not spoken here; HTTP/1.1 is")
-        self.is_http_1_0 = minor == "0"
-        self.path, _, self.query = re.sub("^(?i:https?)://[^/?]*", "", target).partition("?")
-        self.path = self.path or "/"
-
-    def _read_header_line(self, line: str) -> None:
-        match = HEADER_LINE.fullmatch(line)
-        if not match:
-            like = "'Name: value'"
-            raise Refusal(400, f"malformed header line {line!r:.80}; it should be like {like}")
-        name, value = match.group(1).lower(), match.group(2).strip(" \t")
-        self.fields[name] = f"{self.fields[name]}, {value}" if name in self.fields else value
+    def _check_host(self) -> None:
+        """Refuse none, or several (RFC 9112, section 3.2)."""
+        host = self.fields.get("host", "" if self.is_http_1_0 else None)
+        if host is None:
+            raise Refusal(400, "HTTP/1.1 needs a header Host, like 'Host: 127.0.0.1'")
+        if "," in host:
+            raise Refusal(400, f"there must be one Host, not {host!r:.80}")
 
     def _read_length(self) -> None:
         """Find where the body ends (RFC 9112, section 6)."""
@@ -1647,6 +1764,7 @@ class Head:
         if len(set(lengths)) > 1:
             raise Refusal(400, f"Content-Lengths that differ: {given:.80}")
         self.is_chunked = coding is not None
+        self.has_body = self.is_chunked or given is not None
         self.length = int("0" + lengths[0].lstrip("0")[:18])  # int() takes no more than 4,300
 
 
@@ -1656,15 +1774,20 @@ parse_head = functools.lru_cache(maxsize=32)(Head)  # a client sends the same he
 class Request:
     """A request as it came. `MockOdooServer.verdict` tells what a user may read of it."""
 
-    def __init__(self, head: Head, body: bytes, refusal: Refusal | None, handler: Handler) -> None:
+    def __init__(
+        self, head: Head, body: bytes, route: Route | None, refusal: Refusal | None,
+        handler: Handler,
+    ) -> None:
         self.head = head
         self.method, self.path, self.query = head.method, head.path, head.query
         self.body = body  # b"" where it was refused unread
+        self.route = route  # who answers it; None for 404 and 405
         self.refusal = refusal  # set where the head alone is wrong (404, 405, 413, 415)
         self.client = handler.client_address
         self.handler = handler
         self.generation = -1  # of the server's delays, when the script was asked
         self.arrived, self.received_at = Clock.now(), Clock.wall()
+        self.left_at: float | None = None  # when somebody saw that its client had left
         self.call: Call | None = None  # as what it was recorded
 
     @property
@@ -1677,13 +1800,21 @@ class Request:
 
     def parse(self) -> dict[str, Any]:
         """Return the JSON object in the body; a Refusal says why there is none."""
+        if not self.head.has_body:
+            raise Refusal(400, "the body is empty: there is no Content-Length")
         try:
             payload = parse_json(self.body)
         except ValueError as error:
             raise Refusal(400, str(error)) from None
         if not isinstance(payload, dict):
-            raise Refusal(400, f"the body must be a JSON object, not {reprlib.repr(payload)}")
+            raise Refusal(400, f"the body must be a JSON object, not {quote(payload)}")
         return payload
+
+    def has_left(self, seconds: float = 0.0) -> bool:
+        """Wait up to so many seconds for the client to leave, before we cut it. True if it has."""
+        if self.left_at is None and self.handler.has_left(seconds):
+            self.left_at = Clock.now()
+        return self.left_at is not None
 
 
 def phrase(status: int) -> str:
@@ -1697,37 +1828,26 @@ def http_date(second: int) -> str:
     return f"{weekday}, {day:0>2} {month} {year} {clock} GMT"
 
 
-class Incoming(io.RawIOBase):
-    """What a connection brings, as a file. A socket's makefile() uses classes that tests patch."""
-
-    def __init__(self, connection: Any) -> None:
-        self.readinto = connection.recv_into  # type: ignore[method-assign]
-
-    def readable(self) -> bool:
-        return True
-
-
 class Handler(BaseHTTPRequestHandler):
     """One connection: requests in, replies out, until one side closes.
 
-    A client that leaves in the middle of a request raises an OSError here, which ends the
-    connection in silence.
+    A client that leaves while it is answered raises an OSError here, which ends the connection in
+    silence.
     """
 
     server: Listener
     connection: Any
-    rfile: io.BufferedReader
     is_last = False  # True where the connection ends behind this request
     must_linger = False  # True where the client may send what we do not read
-    left_at: float | None = None  # when we saw that the client had left
 
     def setup(self) -> None:
         self.connection, self.app = self.request, self.server.app
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else 40 ms a reply
-        self.rfile = Buffer(Incoming(self.connection))
+        self.data = bytearray()  # what has been received, and not been read yet
+        self.head: Head | None = None  # of the request that is being read
 
     def finish(self) -> None:
-        self.rfile.close()
+        pass
 
     def handle(self) -> None:
         while not self.is_last:
@@ -1735,62 +1855,84 @@ class Handler(BaseHTTPRequestHandler):
             try:
                 request = self.read_request()
             except Refusal as refusal:  # nobody could tell where the next request begins
-                self.app.note_unmatched(f"{refusal.reply.status} {refusal}")
-                self.connection.sendall(b"".join(self.compose(refusal.reply)))
-                self.must_linger = True
+                self.refuse(refusal)
             else:
-                self.answer(request)
+                if request is not None:
+                    self.answer(request)
         if self.must_linger:
             self.linger()
 
+    def refuse(self, refusal: Refusal) -> None:
+        start = START.match(self.head.raw if self.head else self.data)
+        name = start.group().decode("latin-1") + ": " if start else ""
+        self.note_unmatched(f"{refusal.reply.status} {name}{refusal}")
+        self.connection.sendall(b"".join(self.compose(refusal.reply)))
+        self.must_linger = True
+
+    def note_unmatched(self, what: str) -> None:
+        """Have the app remember what came and is no call, unless we have cut the connection."""
+        with self.server.lock:
+            self.check_open()
+            self.app._note_unmatched(what)
+
     def answer(self, request: Request) -> None:
         self.check_open()
-        reply = self.app.answer(request)
-        if Clock.now() - request.arrived > NOTICEABLE:
-            self.has_left()  # while functions of the user's ran
+        reply = self.app._answer(request)
+        has_left = False
         try:
-            self.send_reply(reply, request)
-        except Exception as error:
-            if isinstance(error, OSError) and not self.is_cut():  # the client has left
-                self.left_at = self.left_at or Clock.now()
-            self.app.answer_ended(request)
+            if reply.delay:
+                self.pause(reply.delay, request)
+            rest = self.spoil(reply.fault, *self.compose(reply, request), request)
+            has_left = request.has_left()
+            if rest is None or len(rest) <= SMALL:  # now, so that the client finds it ended
+                self.app._answer_ended(request, has_left, is_over=False)
+            if reply.fault not in WHOLE:
+                self.is_last = self.must_linger = True
+            if rest is None:
+                self.server.abort(self.connection)
+            else:
+                self.connection.sendall(rest)
+        except OSError:
+            has_left = request.has_left() or not self.is_cut()
             raise
+        finally:
+            self.app._answer_ended(request, has_left, is_over=True)
 
     def is_cut(self) -> bool:
         """Has close() cut the connection?"""
         return self.connection in self.server.cut
 
     def check_open(self) -> None:
-        """After that, requests that have been buffered must get no answer."""
+        """After that, nothing is recorded, and nothing that has been received is answered."""
         if self.is_cut():
             raise ConnectionAbortedError("we left")
 
-    def has_left(self, seconds: float = 0.0) -> bool:
+    def has_left(self, seconds: float) -> bool:
         """Wait up to so many seconds for the client to leave. True if it has, before we cut it."""
-        if self.left_at is None and has_left(self.connection, seconds):
-            was_first = self.server.cut.get(self.connection, True)
-            self.left_at = Clock.now() if was_first else None
-        return self.left_at is not None
+        return has_left(self.connection, seconds) and self.server.cut.get(self.connection, True)
 
     def linger(self) -> None:
-        """Close our half, and read on for a while.
+        """Close our half, and read on while more comes.
 
         To close at once, with bytes unread, would reset the connection: the reply would be lost.
         """
         Socket.shutdown(self.connection, socket.SHUT_WR)
-        deadline, left = Clock.now() + LINGER, LINGER
-        while left > 0:
-            self.connection.settimeout(left)
-            if not self.connection.recv(65536):
-                return
-            left = deadline - Clock.now()
+        self.connection.settimeout(LINGER)
+        while self.connection.recv(PIECE):
+            pass
 
     # -- Reading
 
-    def read_request(self) -> Request:
-        """Read a whole request; raise Refusal where nobody could tell where the next begins."""
-        head = self.read_head()
-        refusal = self.app.check_head(head)
+    def read_request(self) -> Request | None:
+        """Read a whole request; None where the client closes before it.
+
+        Raises Refusal where nobody could tell where the next begins.
+        """
+        self.head = None
+        head = self.head = self.read_head()
+        if head is None:
+            return None
+        route, refusal = self.app._find_route(head)
         body = None  # where it is too long, or the client may not send it
         if head.length <= MAX_BODY and not (refusal and head.expects_continue):
             if head.expects_continue:
@@ -1800,41 +1942,62 @@ class Handler(BaseHTTPRequestHandler):
             refusal = Refusal(413, f"the body is longer than {MAX_BODY} bytes")
         self.must_linger = body is None
         self.is_last = self.must_linger or not head.keep_alive
-        return Request(head, body or b"", refusal, self)
+        return Request(head, body or b"", route, refusal, self)
 
-    def read_head(self) -> Head:
-        if self.rfile.peek(1)[:1] == b"\x16":  # a hello need not hold the line break of a line
-            raise Refusal(400, "this is TLS, and the port speaks plain HTTP")
-        line = self.read_line()
-        if line in BLANK:  # RFC 9112, section 2.2: some clients end a body with a line break
-            line = self.read_line()
-        if line.endswith(b"\n") and not line.endswith(b" HTTP/1.1\r\n"):
-            parse_head(line + b"\r\n")  # now, since a client of another protocol may send no more
-        return parse_head(self.read_lines(line))
+    def read_head(self) -> Head | None:
+        """Read a request line and headers; None where the client closes before them."""
+        end = None
+        while end is None:
+            breaks = LINE_BREAKS.match(self.data)  # RFC 9112, section 2.2
+            if breaks:
+                del self.data[: breaks.end()]
+            end = END_OF_HEAD.search(self.data)
+            if end is None:
+                self.check_start()
+                if not self.receive():
+                    if not self.data:
+                        return None
+                    place = "headers" if b"\n" in self.data else "first line"
+                    raise Refusal(400, f"the request ends in the middle of its {place}")
+        head = parse_head(bytes(self.data[: end.end()]))
+        del self.data[: end.end()]
+        return head
 
-    def read_line(self) -> bytes:
-        line = self.rfile.readline(MAX_HEAD)
-        if len(line) < MAX_HEAD and not line.endswith(b"\n"):
-            raise ConnectionAbortedError("the client left")
-        return line
+    def check_start(self) -> None:
+        """Refuse at once what cannot become a request: its client may send no more."""
+        line, line_break, _ = self.data.partition(b"\n")
+        if line_break or line[:1] == b"\x16":  # a hello of TLS need not hold a line break
+            read_request_line(line.decode("latin-1"))
+        if len(self.data) > MAX_HEAD:
+            raise too_many_headers()
 
-    def read_lines(self, line: bytes) -> bytes:
-        """Read on from `line` to the blank line."""
-        lines, size = [line], len(line)
-        while line not in BLANK:
-            if size >= MAX_HEAD or len(lines) > MAX_HEADERS + 1:
-                limits = f"{MAX_HEADERS} headers, or more than {MAX_HEAD} bytes of them"
-                raise Refusal(431, f"more than {limits} and of the request line")
-            line = self.read_line()
-            lines.append(line)
-            size += len(line)
-        return b"".join(lines)
+    def receive(self) -> bool:
+        """Wait for more. False where the client sends no more."""
+        try:
+            piece = self.connection.recv(PIECE)
+        except OSError:  # it has reset the connection
+            piece = b""
+        self.check_open()  # or it was us
+        self.data += piece
+        return bool(piece)
 
     def read_bytes(self, size: int) -> bytes:
-        data = self.rfile.read(size)
-        if len(data) < size:
-            raise ConnectionAbortedError("the client left")
-        return data
+        while len(self.data) < size and self.receive():
+            pass
+        if len(self.data) < size:
+            raise Refusal(400, f"the body ends after {len(self.data)} of {size} bytes")
+        taken = bytes(self.data[:size])
+        del self.data[:size]
+        return taken
+
+    def read_line(self) -> str:
+        """Read a line of a chunked body."""
+        while b"\n" not in self.data:
+            if len(self.data) > MAX_HEAD:
+                raise Refusal(400, f"a line of the chunked body is longer than {MAX_HEAD} bytes")
+            if not self.receive():
+                raise Refusal(400, "the chunked body has no end")
+        return self.read_bytes(self.data.find(b"\n") + 1).decode("latin-1")
 
     def read_chunks(self) -> bytes | None:
         """Read a chunked body (RFC 9112, section 7.1); None where it is too long.
@@ -1846,34 +2009,22 @@ class Handler(BaseHTTPRequestHandler):
             line = self.read_line()
             match = CHUNK_LINE.fullmatch(line)
             if not match:
-                given = line.decode("latin-1")
-                raise Refusal(400, f"malformed chunk size {given!r:.80}; it should be like '1f'")
+                raise Refusal(400, f"malformed chunk size {line!r:.80}; it should be like '1f'")
             size = int(match.group(1), 16)
             if len(body) + size > MAX_BODY:
                 return None
             body += self.read_bytes(size)
             if size and self.read_bytes(2) != b"\r\n":
                 raise Refusal(400, f"a chunk does not end after the {size} bytes that it announced")
-        self.read_lines(self.read_line())
+        trailers = 0
+        for line in iter(self.read_line, "\r\n"):
+            read_header_line(line[:-1])
+            trailers += 1
+            if trailers > MAX_HEADERS:
+                raise too_many_headers()
         return bytes(body)
 
     # -- Sending
-
-    def send_reply(self, reply: Reply, request: Request) -> None:
-        if reply.delay:
-            self.pause(reply.delay, request)
-        rest = self.spoil(reply.fault, *self.compose(reply, request), request)
-        if reply.fault not in WHOLE:
-            self.is_last = self.must_linger = True
-        is_small = rest is None or len(rest) <= SMALL
-        if is_small:  # before it is sent, so that the client finds it ended
-            self.app.answer_ended(request)
-        if rest is None:
-            self.server.abort(self.connection)
-        else:
-            self.connection.sendall(rest)
-        if not is_small:
-            self.app.answer_ended(request)
 
     def spoil(self, fault: str | None, head: bytes, body: bytes, request: Request) -> bytes | None:
         """Do what a fault does, and return what is still to be sent; None ends with a RST."""
@@ -1901,8 +2052,9 @@ class Handler(BaseHTTPRequestHandler):
         self.is_last = self.is_last or self.server.is_closing
         lines = [("Server", f"mock_odoo/{__version__}"), ("Date", http_date(int(Clock.wall())))]
         if reply.status not in (204, 304):  # these have no body to tell of (RFC 9110, section 8.6)
-            kind = "application/json" if reply.is_json else "text/plain; charset=utf-8"
-            lines += [("Content-Type", kind), ("Content-Length", str(len(body)))]
+            kind = "application/json" if reply.is_json else "text/plain"
+            length = str(len(body))
+            lines += [("Content-Type", f"{kind}; charset=utf-8"), ("Content-Length", length)]
         if self.is_last:
             lines.append(("Connection", "close"))
         elif request is not None and request.head.is_http_1_0:
@@ -1923,12 +2075,12 @@ class Handler(BaseHTTPRequestHandler):
         """Wait. False where the client leaves, or a reset, a stop or an outage comes, before."""
         deadline = Clock.now() + seconds
         while True:
-            must_hurry = self.server.is_closing or self.app.is_let_go(request)
+            must_hurry = self.server.is_closing or self.app._is_let_go(request)
             left = 0.0 if must_hurry else max(0.0, deadline - Clock.now())
-            if self.has_left(left) or must_hurry or not left:
+            if request.has_left(left) or must_hurry or not left:
                 break
         self.check_open()  # or the rest might be sent before the cut
-        return self.left_at is None and not must_hurry
+        return request.left_at is None and not must_hurry
 
 
 # ------------------------------------------------------------------------------------------
@@ -1957,7 +2109,8 @@ class Worker:
     def __init__(self, listener: Listener, connection: Any, address: tuple[str, int]) -> None:
         self.connection, self.address = connection, address  # None when it serves nobody
         self.has_work = Signal()
-        self.task = Task("mock_odoo worker", functools.partial(listener.work, self))
+        serve = functools.partial(listener.work, self)
+        self.task = Task("mock_odoo worker", serve, listener.app._scenario.crew)
 
 
 class Listener(ThreadingHTTPServer):
@@ -1978,16 +2131,15 @@ class Listener(ThreadingHTTPServer):
         self.server_address, self.RequestHandlerClass = (host, port), Handler
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.app = app
-        self.lock = app._lock
+        self.lock = app._scenario.lock
         self.is_open = False
         self.socket: Any = None
         self.cut: dict[Any, bool] = {}  # what close() has cut, and had its client left before?
-        self._spared: set[Task] = set()  # whose connections it has not cut
-        self._others: list[Task] = []  # the acceptor and the timer
-        self._workers: list[Worker] = []  # some may have ended
+        self.workers: set[Worker] = set()
         self._idle: list[Worker] = []
+        self._spared: set[Task] = set()  # whose connections it has not cut
         self._waker: Any = None
-        self._closing = Signal()
+        self._closing, self._opened = Signal(), Signal()
 
     @property
     def is_closing(self) -> bool:
@@ -2017,15 +2169,16 @@ class Listener(ThreadingHTTPServer):
         self.socket.setblocking(False)
         waker = make_waker()
         try:
-            self._others.append(Task("mock_odoo acceptor", lambda: self._accept(waker)))
+            Task("mock_odoo acceptor", lambda: self._accept(waker), self.app._scenario.crew)
         except RuntimeError:
             waker.close()
             raise
         self._waker, self.is_open = waker, True
+        self._opened.give()
 
     def open_after(self, seconds: float) -> None:
         """Have the server end its outage after so many seconds."""
-        self._others.append(Task("mock_odoo timer", lambda: self._end_outage(seconds)))
+        Task("mock_odoo timer", lambda: self._end_outage(seconds), self.app._scenario.crew)
 
     def close(self, spared: Task | None = None) -> None:
         """Free the port, and cut every connection but that of the `spared` thread.
@@ -2033,13 +2186,14 @@ class Listener(ThreadingHTTPServer):
         Call it again for another thread, which is spared too, or for none, to cut all.
         """
         self._spared = {*self._spared, spared} if spared is not None else set()
-        busy = [each for each in self._workers if each.connection and each.task not in self._spared]
+        busy = [each for each in self.workers if each.connection and each.task not in self._spared]
         for worker in busy:
             self.cut.setdefault(worker.connection, has_left(worker.connection))
         if not self.is_closing:
             if self.is_open:
                 self._waker.send(b"!")  # now, as the acceptor will close it; what is sent stays
             self._closing.give()
+            self._opened.give()
             if self.socket is not None:
                 cut(self.socket)  # or the acceptor, which still looks at it, would keep the port
                 self._set_reuse(1)  # the same
@@ -2052,26 +2206,19 @@ class Listener(ThreadingHTTPServer):
         for worker in self._idle:
             worker.has_work.give()  # without a connection, it ends
 
-    def tasks(self) -> list[Task]:
-        """Its threads; some may have ended."""
-        return [*self._others, *[worker.task for worker in self._workers]]
-
-    def is_alive(self) -> bool:
-        return not all(task.ended.is_given for task in self.tasks())
-
     def after_fork(self) -> None:
         """In a forked child, let go the copies: the port and the connections are the parent's."""
         self._closing.give()
-        for each in [self.socket, self._waker, *[worker.connection for worker in self._workers]]:
+        for each in [self.socket, self._waker, *[worker.connection for worker in self.workers]]:
             if each is not None:
                 each.close()
 
     # -- The acceptor and the timer
 
     def _end_outage(self, seconds: float) -> None:
-        if not self._closing.wait(seconds):
+        if not self._opened.wait(seconds):
             try:
-                self.app.time_is_up(self)
+                self.app._change(self.app._end_outage, self)
             except (OSError, RuntimeError):  # nobody waits for that
                 log_bug(f"cannot listen on port {self.server_port} again")
 
@@ -2113,9 +2260,7 @@ class Listener(ThreadingHTTPServer):
             worker.connection, worker.address = connection, address
             worker.has_work.give()
         else:
-            worker = Worker(self, connection, address)
-            alive = [each for each in self._workers if not each.task.ended.is_given]
-            self._workers = [*alive, worker]
+            self.workers.add(Worker(self, connection, address))
 
     # -- The workers
 
@@ -2125,10 +2270,12 @@ class Listener(ThreadingHTTPServer):
             self._serve(worker)
             with self.lock:
                 if self.is_closing or len(self._idle) == MAX_IDLE_WORKERS:
-                    return
+                    break
                 worker.has_work = Signal()
                 self._idle.append(worker)
             worker.has_work.wait()
+        with self.lock:
+            self.workers.discard(worker)
 
     def _serve(self, worker: Worker) -> None:
         """Serve the connection of a worker to its end, and close it."""
@@ -2160,8 +2307,10 @@ class Listener(ThreadingHTTPServer):
                 cut(tls)
             tls.do_handshake()
         except OSError as error:
-            if not self.is_closing:  # else it was us
-                self.app.note_unmatched(f"TLS handshake failed: {error.strerror or error}")
+            with self.lock:
+                if not self.is_closing:  # else it was us
+                    told = f"TLS handshake failed: {error.strerror or error}"
+                    self.app._note_unmatched(told)
             raise
 
     def abort(self, connection: Any) -> None:
@@ -2183,22 +2332,6 @@ PAGE_PATH = "/_mock/"
 LOOPBACK = r"(::ffff:)?127(\.[0-9]{1,3}){3}|::1"
 
 
-def ask_user(function: Callable[[Call], str], call: Call) -> str:
-    """What a subclass says of a call; "?" where that fails."""
-    try:
-        return str(function(call))
-    except BaseException:  # noqa: BLE001 - the user's code; pytest.fail() is no Exception
-        log_bug(f"{function.__name__} failed")
-        return "?"
-
-
-def add_routes(routes: Routes, more: Routes) -> None:
-    """Add routes to others. A path may take several methods. An existing route wins."""
-    for path, methods in more.items():
-        for method, route in methods.items():
-            routes.setdefault(path, {}).setdefault(method, route)
-
-
 def median(numbers: Iterable[float]) -> float | None:
     """The middle one, or the mean of both; None for none. The module statistics costs 10 ms."""
     ordered = sorted(numbers)
@@ -2206,17 +2339,22 @@ def median(numbers: Iterable[float]) -> float | None:
     return (ordered[middle] + ordered[~middle]) / 2 if ordered else None
 
 
-def usual_interval(times: Sequence[float]) -> float | None:
+def usual_interval(times: Iterable[float]) -> float | None:
     """The median, which a missed beat does not change; None for a single call."""
-    return median(later - at for at, later in zip(times, times[1:]))  # noqa: RUF007
+    ordered = sorted(times)  # calls that come at once may be recorded in another order
+    return median(later - at for at, later in zip(ordered, ordered[1:]))  # noqa: RUF007
 
 
-def read_number(name: str, given: object) -> Any:
-    """Read a whole number, or a decimal one."""
-    text = str(given)
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
-        raise ValueError(f"{name} must be a number like 5 or 0.5, not {text!r:.80}")
-    return float(text) if "." in text else int(text)
+def read_whole(name: str, given: object) -> int:
+    if not re.fullmatch("[0-9]{1,9}", str(given)):
+        raise ValueError(f"{name} must be a whole number like 5, not {str(given)!r:.80}")
+    return int(str(given))
+
+
+def read_seconds(name: str, given: object) -> float:
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", str(given)):
+        raise ValueError(f"{name} must be seconds like 5 or 0.5, not {str(given)!r:.80}")
+    return float(str(given))
 
 
 class Control:
@@ -2321,13 +2459,15 @@ class Control:
     def state(self, status: int = 200, **more: object) -> Reply:
         server = self.server
         calls, count = server.get_calls(), server.get_call_count()
+        script = server._scenario.script
         state = {
             "service": server.service,
             "noun": server.noun,
             "version": __version__,
             "heartbeat_url": server.heartbeat_url,
-            "script": server.script,
-            "loop": server.loop,
+            "script": str(script),
+            "loop": script.loop,
+            "every": script.every(),
             "call_count": count,
             "heartbeat_count": min(count, server.get_heartbeat_count()),  # more may have come since
             "last_heartbeat": next((call.payload for call in calls[::-1] if call.accepted), None),
@@ -2339,7 +2479,7 @@ class Control:
     def senders(self, calls: Sequence[Call]) -> list[dict[str, object]]:
         """Who sent the calls that are kept, and when: in the order of their first calls."""
         known, now = self._names, Clock.wall()
-        names = {call: known.get(call) or ask_user(self.server.sender, call) for call in calls}
+        names = {call: known.get(call) or self.server._describe("sender", call) for call in calls}
         self._names = names
         senders: dict[str, list[Call]] = {}
         for call, name in names.items():
@@ -2351,22 +2491,15 @@ class Control:
                 "accepted": sum(call.accepted for call in own),
                 "last_at": own[-1].received_at,
                 "seconds_since": now - own[-1].received_at,
-                "interval": usual_interval([call.received_at for call in own]),
+                "interval": usual_interval(call.received_at for call in own),
             }
             for name, own in senders.items()
         ]
 
     def calls(self, since: object = 0) -> Reply:
-        server, number = self.server, read_number("since", since)
-        calls = [
-            call.to_json(
-                sender=ask_user(server.sender, call), text=ask_user(server.describe_call, call),
-                label=call.reply + format_delay(call.delay),  # as a script has it
-            )
-            for call in server.get_calls() if call.number > number
-        ]
-        body = f'{{"calls": [{", ".join(calls)}]}}'
-        return Reply(200, body, {"Content-Type": "application/json", **UNCACHED})
+        number = read_whole("since", since)
+        new = [call for call in self.server.get_calls() if call.number > number]
+        return Reply(200, {"calls": [self.server._record(call) for call in new]}, UNCACHED)
 
     def events(self) -> Reply:
         return Reply(200, {"events": self.server.get_events()}, UNCACHED)
@@ -2378,8 +2511,8 @@ class Control:
         if calls is not None and heartbeats is not None:
             raise ValueError("wait for calls or for heartbeats, not for both")
         what, given = ("calls", calls) if heartbeats is None else ("heartbeats", heartbeats)
-        n = check_whole(what, read_number(what, 1 if given is None else given), 0)
-        seconds = read_number("timeout", timeout)
+        n = read_whole(what, 1 if given is None else given)
+        seconds = read_seconds("timeout", timeout)
         if seconds > LONGEST_POLL:
             raise ValueError(f"timeout must be from 0 to {LONGEST_POLL} seconds, not {timeout}")
         if str(more) not in ("0", "1"):
@@ -2390,7 +2523,7 @@ class Control:
             return (
                 call not in earlier
                 and (what == "calls" or call.accepted)
-                and sender in (None, ask_user(self.server.sender, call))
+                and sender in (None, self.server._describe("sender", call))
             )
 
         if sender is not None or str(more) == "1":
@@ -2420,7 +2553,7 @@ class Control:
 # shows the records as they come, --read those of a file.
 # ------------------------------------------------------------------------------------------
 
-#: What becomes of a call, and its colour at the terminal: green, yellow, red.
+#: The outcomes of a call, and their colours at the terminal: green, yellow, red.
 OUTCOMES = {"accepted": 32, "refused": 33, "spoilt": 31}
 
 
@@ -2465,11 +2598,6 @@ def some(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 
-def outcome(call: Event) -> str:
-    """Accepted, or refused by a status, or spoilt by a fault."""
-    return "accepted" if call["accepted"] else "refused" if call["reply"].isdigit() else "spoilt"
-
-
 def describe_event(event: Event) -> tuple[str, str]:
     """The word and the details of an event, such as "down" and "for 5.0 s"."""
     word = event["event"]
@@ -2481,7 +2609,7 @@ def describe_event(event: Event) -> tuple[str, str]:
     elif word == "down":
         details = "until up" if event["seconds"] is None else f"for {event['seconds']} s"
     elif word == "left":
-        details = f"call {event['number']}, after {event['after']:.3f} s"
+        details = f"call {event['number']} of {event['sender']}, after {event['after']:.3f} s"
     return word, details
 
 
@@ -2491,12 +2619,11 @@ def show(record: Event) -> str:
     if "event" in record:
         word, text = describe_event(record)
     else:
-        word = record["reply"] + format_delay(float(record.get("delay", 0)))
-        again = record.get("repeats")
-        text = record.get("text", "") + (f"  repeats {again}" if again else "")
-        script = f"  script: {record['script']}" if record.get("script") else ""
-        problem = f"  {record['problem']}" if record.get("problem") else ""
-        colour = OUTCOMES[outcome(record)] if has_colour() else 0
+        word, again = record["label"], record["repeats"]
+        text = record["text"] + (f"  repeats {again}" if again else "")
+        script = f"  script: {record['script']}" if record["script"] else ""
+        problem = f"  {record['problem']}" if record["problem"] else ""
+        colour = OUTCOMES[record["outcome"]]
     line, width = f"{record['time'][11:19]}  {word:<8}  ", terminal_width()
     # In a narrow terminal, the script gives way first, then blanks, the text, the problem last.
     if len(line + text.rstrip() + problem) > width:
@@ -2504,7 +2631,7 @@ def show(record: Event) -> str:
     room = width - len(line + text + problem)
     line = (line + text + (clip(script, room) if room > 20 else "")).rstrip()
     line = clip(clip(line, max(32, width - len(problem))) + problem, width)
-    return line.replace(word, f"\x1b[{colour}m{word}\x1b[0m", 1) if colour else line
+    return line.replace(word, f"\x1b[{colour}m{word}\x1b[0m", 1) if colour and has_colour() else line
 
 
 class Journal:
@@ -2553,9 +2680,9 @@ class Standalone:
             args.port, args.host, strict=args.strict, max_calls=args.max_calls,
             ssl_context=make_context(args),
             on_call=None if args.quiet and not args.journal else self._on_call,
-            on_event=lambda event: self._tell(json_line(event)),
+            on_event=self._tell,
         )
-        add_routes(self._server.routes, Control(self._server, args.token).routes)
+        self._server._offer(Control(self._server, args.token).routes)
         self._journal = Journal(args.journal, program) if args.journal else None
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._printer = threading.Thread(target=self._print_lines, daemon=True)
@@ -2567,8 +2694,9 @@ class Standalone:
             try:
                 if self._args.script:
                     self._server.play(self._args.script, self._args.loop)
-                with self._server:
-                    stop_signal.wait()
+                self._server.start()  # no `with`: what a subclass raises has been logged
+                stop_signal.wait()
+                self._server.stop()
                 if not self._args.quiet:
                     self._print_summary()
             finally:
@@ -2581,15 +2709,12 @@ class Standalone:
             Clock.sleep(0.2)  # several signals in a row are one wish to end
 
     def _on_call(self, call: Call) -> None:
-        server = self._server
-        sender, text = ask_user(server.sender, call), ask_user(server.describe_call, call)
-        self._tell(call.to_json(sender=sender, text=text, script=clip(server.script, 200)))
+        self._tell({**self._server._record(call), "script": clip(self._server.script, 200)})
 
-    def _tell(self, line: str) -> None:
+    def _tell(self, record: Event) -> None:
         if self._journal is not None:
-            self._journal.add(line)
-        record = json.loads(line)
-        word = record.get("event") or outcome(record)
+            self._journal.add(json_line(record))
+        word = record.get("event") or record["outcome"]
         if word == "start":
             self._has_begun = True
             self._print(first_line(self._server), {"listening": record["url"]})
@@ -2629,29 +2754,31 @@ def first_line(server: MockOdooServer) -> str:
 
 
 class Account:
-    """What a journal comes to: the calls and silences of each sender, and the outages.
+    """What a journal comes to: the calls and silences of each sender, outages, and misses.
 
     A silence ends with the sender's next call, an outage with `up`. A run's end cuts off both.
     """
 
     def __init__(self) -> None:
         self._counts: dict[str, collections.Counter[str]] = {}  # by sender
-        self._callers: dict[int, str] = {}  # the senders of this run's calls, by number
         self._since: dict[str, tuple[float, str]] = {}  # what lasts: by sender, "" for an outage
         #: What has lasted: how many seconds, since when, and whether it was cut off.
         self._spans: dict[str, list[tuple[float, str, bool]]] = {"": []}
+        self._missed: list[str] = []  # requests that were no calls
         self._at = 0.0  # of the last record
 
     def add(self, record: Event) -> None:
         word, time = record.get("event"), record["time"][:19].replace("T", " ")
         at = Clock.datetime.fromisoformat(record["time"]).timestamp()
+        if word in (None, "left"):
+            name = clip(record["sender"], 40) or "?"
+            counts = self._counts.setdefault(name, collections.Counter())
+            counts[word or record["outcome"]] += 1
         if word is None:
-            name = self._callers[record["number"]] = clip(record["sender"], 40) or "?"
-            self._counts.setdefault(name, collections.Counter())[outcome(record)] += 1
             self._end(name, at)
             self._since[name] = at, time
-        elif word == "left" and record["number"] in self._callers:
-            self._counts[self._callers[record["number"]]][word] += 1
+        elif word == "unmatched":
+            self._missed.append(f"{record['unmatched']}, at {time}")
         elif word == "down":
             self._since.setdefault("", (at, time))
         elif word == "up":
@@ -2669,10 +2796,9 @@ class Account:
     def _end_run(self) -> None:
         for name in list(self._since):
             self._end(name, self._at, is_cut=True)
-        self._callers.clear()
 
     def lines(self) -> Iterator[str]:
-        """A line for each sender, then for each outage."""
+        """A line for each sender, then for each outage, then one for what missed the endpoint."""
         self._end_run()
         wide = max(map(len, self._counts), default=0)
         for name, counts in self._counts.items():
@@ -2680,8 +2806,13 @@ class Account:
             story += "".join(f", {counts[each]} {each}" for each in OUTCOMES)
             left = some(counts["left"], "client")
             yield f"{name:<{wide}}  {story}, {left} left{self._describe_silences(name)}"
+        if not self._counts:
+            yield "no calls"
         for lasted, since, is_cut in self._spans[""]:
             yield f"outage for {'at least ' if is_cut else ''}{seconds(lasted)}, from {since}"
+        if self._missed:
+            missed = some(len(self._missed), "request")
+            yield f"{missed} missed the endpoint; the last was {self._missed[-1]}"
 
     def _describe_silences(self, name: str) -> str:
         spans = self._spans.get(name, [])
@@ -2968,43 +3099,6 @@ def check_endpoint(endpoint: str) -> str:
     return endpoint
 
 
-def check_context(context: ssl.SSLContext | None) -> ssl.SSLContext | None:
-    """Refuse a context that could serve nobody."""
-    if context is None:
-        return None
-    if not hasattr(context, "wrap_bio"):
-        raise TypeError(f"ssl_context must be an ssl.SSLContext, not {context!r:.80}")
-    if context.check_hostname:
-        raise ValueError(
-            "ssl_context must be a server's, like ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)"
-        )
-    if not can_serve(context):
-        raise ValueError("ssl_context has no certificate; call its load_cert_chain() first")
-    return context
-
-
-def can_serve(context: ssl.SSLContext) -> bool:
-    """True if it has a certificate. Only a handshake tells, here one in memory."""
-    import ssl
-
-    hello, answer = ssl.MemoryBIO(), ssl.MemoryBIO()
-    anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
-    client = anyone.wrap_bio(answer, hello)
-    server = context.wrap_bio(hello, answer, server_side=True)
-    try:
-        client.do_handshake()
-    except ssl.SSLWantReadError:  # as ever: it waits for the answer
-        pass
-    try:
-        server.do_handshake()
-    except ssl.SSLWantReadError:
-        return True
-    except ssl.SSLError as error:
-        return error.reason != "NO_SHARED_CIPHER"
-    return True
-
-
 def printable(text: str) -> str:
     """Replace control characters: they could drive a terminal."""
     return "".join(char if char.isprintable() else "?" for char in text)
@@ -3053,19 +3147,6 @@ def log_bug(message: str) -> None:
         pass
 
 
-def call_user(name: str, function: Callable[[Any], object], news: object) -> None:
-    """Call a function of the user's; what it raises is logged, and goes no further."""
-    task = current_task()
-    assert task is not None
-    task.doing = name
-    try:
-        function(news)
-    except BaseException:  # noqa: BLE001 - pytest.fail() is no Exception
-        log_bug(f"{name} failed")
-    finally:
-        task.doing = None
-
-
 # -- JSON
 
 MAX_DEPTH = 200  # levels; deeper JSON exhausts the recursion of some Pythons
@@ -3091,6 +3172,11 @@ def json_line(fields: object) -> str:
         return text
     strange = [char for char in set(text) if not char.isprintable()]
     return text.translate({ord(char): json.dumps(char)[1:-1] for char in strange})
+
+
+def quote(value: object) -> str:
+    """A value as JSON has it, short; in single quotes, as it will stand in JSON itself."""
+    return clip(json.dumps(value, ensure_ascii=False).replace('"', "'"), 60)
 
 
 def refuse_constant(name: str) -> float:
@@ -3160,7 +3246,6 @@ def depth(text: str) -> int:
 Lock = threading.Lock
 RLock = threading.RLock
 Socket = socket.SocketType  # the class beneath socket.socket, whose methods nobody patches
-Buffer = io.BufferedReader
 start_new_thread = _thread.start_new_thread
 select_now = select.select
 make_poll: Any = getattr(select, "poll", None)  # Windows has none
@@ -3204,7 +3289,9 @@ class Signal:
 
 
 class Task:
-    """A thread of a fake, which begins at once. It never keeps the process from ending.
+    """A thread of a fake, which begins at once, and is one of the crew until it ends.
+
+    It never keeps the process from ending.
 
     It is no threading.Thread, as such a thread's start() waits on an Event, whose methods tests
     patch, and hangs at the interpreter's end. But threading knows it, by its name, while it lives.
@@ -3213,11 +3300,16 @@ class Task:
 
     doing: str | None = None  # the user's function that it is in
 
-    def __init__(self, name: str, function: Callable[[], object]) -> None:
+    def __init__(self, name: str, function: Callable[[], object], crew: set[Task]) -> None:
         self.name = name
         self.ended = Signal()
-        self._function = function
-        start_new_thread(self._run, ())
+        self._function, self._crew = function, crew
+        crew.add(self)
+        try:
+            start_new_thread(self._run, ())
+        except RuntimeError:
+            crew.discard(self)
+            raise
 
     def _run(self) -> None:
         try:
@@ -3228,6 +3320,7 @@ class Task:
             log_bug(f"{self.name} failed")
         finally:
             getattr(threading, "_active", {}).pop(_thread.get_ident(), None)
+            self._crew.discard(self)
             self.ended.give()
 
     def _introduce(self) -> None:

@@ -62,6 +62,7 @@ HEARTBEAT = {
 SUCCESS = {"status": "ok", "message": "Heartbeat received"}
 FAILURE = {"error": "Odoo service unavailable"}
 JSON = {"Content-Type": "application/json"}
+JSON_TYPE, PAGE_TYPE = "application/json; charset=utf-8", "text/html; charset=utf-8"  # of answers
 BODY = json.dumps(HEARTBEAT).encode()
 
 
@@ -418,6 +419,13 @@ def fresh():
             return stack.enter_context(cls(**{"port": 0, **kwargs}))
 
         yield fresh
+
+
+@contextlib.contextmanager
+def failing(error, match, cls=MockOdooServer, **kwargs):
+    """A server in whose block a function of the user's fails, which the end of the block raises."""
+    with pytest.raises(error, match=match), cls(port=0, **kwargs) as server:
+        yield server
 
 
 @pytest.fixture
@@ -948,7 +956,8 @@ class TestJson:
         "100000 objects": (
             b'{"a":' * 100000 + b"1" + b"}" * 100000, "nested deeper than 200 levels"),
         "list": (b"[1, 2]", "must be a JSON object, not [1, 2]"),
-        "null": (b"null", "must be a JSON object, not None"),
+        "null": (b"null", "must be a JSON object, not null"),
+        "a flag": (b"true", "must be a JSON object, not true"),
         "text": (b'"text"', "must be a JSON object, not 'text'"),
     }))
     def test_a_body_that_is_no_json_object_is_400_and_says_why(self, odoo, body, complaint):
@@ -1157,12 +1166,12 @@ class TestReply:
         response = post(odoo)
         assert (response.status, response.json()) == (429, {"error": "slow down"})
         assert response.headers["Retry-After"] == "5"
-        assert response.headers["Content-Type"] == "application/json"
+        assert response.headers["Content-Type"] == JSON_TYPE
 
     @pytest.mark.parametrize(("body", "sent", "kind"), named({
         "text": ("grüß", "grüß".encode(), "text/plain; charset=utf-8"),
         "bytes": (b"\x00\xff", b"\x00\xff", "text/plain; charset=utf-8"),
-        "a list": ([1, None], b"[1, null]", "application/json"),
+        "a list": ([1, None], b"[1, null]", JSON_TYPE),
         "empty text": ("", b"", "text/plain; charset=utf-8"),
     }))
     def test_text_and_bytes_are_sent_as_they_are_and_the_rest_as_json(self, odoo, body, sent, kind):
@@ -1186,9 +1195,7 @@ class TestReply:
     @pytest.mark.parametrize(("status", "body"), [
         *[(status, SUCCESS) for status in (200, 201, 299)],
         *[(status, None) for status in (204, 300, 302, 399)],
-        (400, {"error": "Bad Request"}), (404, {"error": "Not Found"}),
-        (429, {"error": "Too Many Requests"}), (500, {"error": "Internal Server Error"}),
-        (503, FAILURE), (599, {"error": "Status 599"}),
+        (503, FAILURE),
     ])
     def test_a_bare_status_says_what_the_service_says_and_2xx_accepts(self, odoo, status, body):
         odoo.play(str(status))
@@ -1197,6 +1204,18 @@ class TestReply:
         assert response.body == (b"" if body is None else json.dumps(body).encode())
         assert odoo.get_calls()[0].accepted is (status < 300)
         assert odoo.get_received_heartbeats() == ([HEARTBEAT] if status < 300 else [])
+
+    @pytest.mark.parametrize(("status", "title"), [
+        (400, "400 Bad Request"), (404, "404 Not Found"), (429, "429 Too Many Requests"),
+        (500, "500 Internal Server Error"), (599, "599 Status 599"),
+    ])
+    def test_an_error_is_a_page_as_odoo_sends_it(self, odoo, status, title):
+        odoo.play([str(status), Reply(status)])
+        for response in (post(odoo), post(odoo)):
+            assert (response.status, response.headers["Content-Type"]) == (status, PAGE_TYPE)
+            page = response.body.decode()
+            assert page == f"<!DOCTYPE html>\n<title>{title}</title>\n<h1>{title}</h1>\n"
+        assert odoo.get_received_heartbeats() == []
 
     @pytest.mark.parametrize(("status", "title"), [
         (502, "502 Bad Gateway"), (504, "504 Gateway Time-out")
@@ -1382,12 +1401,6 @@ class TestCalls:
         assert (call.reply, call.accepted) == ("400", False)
         assert (call.payload, call.body) == (payload, body.encode())
 
-    def test_half_a_heartbeat_is_no_call(self, odoo):
-        with connect(odoo, request_bytes()[:-10]) as connection:
-            connection.shutdown(socket.SHUT_WR)
-            assert read_all(connection) == b""
-        assert odoo.get_call_count() == 0
-
     def test_a_call_is_recorded_before_its_delay(self, odoo):
         odoo.play("ok@60s")
         client = in_background(post, odoo)
@@ -1452,7 +1465,8 @@ class TestCalls:
         odoo.down()
         odoo.forget()
         assert refused(odoo)
-        assert [event["event"] for event in odoo.get_events()] == ["start", "script", "down"]
+        assert [event["event"] for event in odoo.get_events()] == [
+            "start", "script", "forget", "down", "forget"]
 
     def test_a_call_tells_its_query(self, odoo):
         send(odoo, "POST", PATH + "?shop=7&till=2", BODY, JSON)
@@ -1940,8 +1954,8 @@ class TestEvents:
         server.stop()
         assert kept == ["start", "script"]
         assert seen == [
-            "start", "script", "503", "404 GET /nowhere", "201 POST /sign", "413 POST /sign",
-            "reset", "ok", "stop",
+            "start", "script", "503", "404 GET /nowhere", "404 GET /_mock/nonsense",
+            "201 POST /sign", "413 POST /sign", "reset", "ok", "stop",
         ]
 
     def test_steering_in_on_call_is_told_after_that_call(self, fresh):
@@ -2020,7 +2034,7 @@ class TestEvents:
             logging.getLogger("test").warning("news")
 
         before = set(threading.enumerate())
-        server = fresh(on_event=log, on_call=log, on_unmatched=log)
+        server = fresh(on_event=log, on_call=log)
         server.routes["/log"] = {"GET": lambda request: log(request) or Reply()}
         post(server)
         send(server, "GET", "/nowhere")
@@ -2171,21 +2185,6 @@ class TestOnCall:
             assert [other.result().status for other in others] == [200] * 2
             server.stop()
 
-    @pytest.mark.parametrize("name", ["on_call", "on_unmatched", "on_event"])
-    @pytest.mark.parametrize("error", [KeyError("shelf"), pytest.fail.Exception("shelf")])
-    def test_what_a_function_raises_is_logged_and_fails_no_reply(self, fresh, caplog, name, error):
-        def fail(news):
-            raise error
-
-        server = fresh(**{name: fail})
-        server.play("503")
-        assert [post(server).status for _ in range(2)] == [503, 200]
-        assert send(server, "GET", "/nowhere").status == 404
-        server.stop()
-        records = {(record.name, record.levelno, record.getMessage()) for record in caplog.records}
-        assert records == {("mock_odoo", logging.ERROR, name + " failed")}
-        assert "shelf" in caplog.text
-
     def test_a_reset_in_it_lets_go_the_reply_on_its_way(self, fresh):
         server = fresh(on_call=lambda call: server.reset())
         server.play("ok@60s, stall")
@@ -2241,14 +2240,17 @@ class TestOnCall:
         assert new_threads() == []
         client.result()
 
-    def test_a_wait_in_it_ends_with_the_server(self, fresh, new_threads, caplog):
-        server = fresh(on_call=lambda call: server.wait_for_calls(99, timeout=60))
-        client = in_background(post, server)
-        server.wait_for_calls(1)
-        server.stop()
-        client.result()
-        assert new_threads() == []
-        assert "the server was stopped; 1 of 99 calls" in caplog.text
+    def test_a_wait_in_it_ends_with_the_server(self, new_threads):
+        def on_call(call):
+            server.wait_for_calls(99, timeout=60)
+
+        told = "^the server was stopped; 1 of 99 calls"
+        with failing(TimeoutError, told, on_call=on_call) as server:
+            client = in_background(post, server)
+            server.wait_for_calls(1)
+            server.stop()
+            client.result()
+            assert new_threads() == []
 
 
 class TestUnmatched:
@@ -2272,7 +2274,7 @@ class TestUnmatched:
         with connect(odoo, line) as connection:
             assert split(connection.recv(65536))[0].status == 400
             (told,) = odoo.get_unmatched()
-        assert told.startswith("400 malformed request line ")
+        assert re.match("400 .*malformed request line ", told)
 
     def test_the_newest_are_kept_until_a_reset(self, odoo):
         for n in range(25):
@@ -2284,13 +2286,6 @@ class TestUnmatched:
     def test_it_is_short_and_cannot_drive_a_terminal(self, odoo):
         exchange(odoo, request_bytes(path="/\x9b31m" + "x" * 1000))
         assert odoo.get_unmatched() == ["404 POST /?31m" + "x" * 186]
-
-    def test_on_unmatched_sees_it_before_the_answer(self, fresh, caplog):
-        seen = []
-        server = fresh(on_unmatched=seen.append)
-        send(server, "GET", "/nowhere")
-        assert seen == ["404 GET /nowhere"]
-        assert caplog.records == []
 
 
 # ------------------------------------------------------------------------------------------
@@ -2341,16 +2336,16 @@ class TestContract:
         "wide digit": ("timestamp", "２025-10-09T12:00:00Z", "expected"),
         "seconds": ("timestamp", 1760011200, ", got 1760011200"),
         "empty id": ("adapter_id", "", "expected a non-empty string, got ''"),
-        "no id": ("adapter_id", None, "expected a non-empty string, got None"),
+        "no id": ("adapter_id", None, "expected a non-empty string, got null"),
         "no buffer": ("buffer_status", ..., "missing"),
         "buffer as list": ("buffer_status", [], "expected an object, got []"),
         "half a place": (
             "buffer_status.total_capacity", 2.5, "expected a whole number, 0 or more, got 2.5"),
-        "capacity as flag": ("buffer_status.total_capacity", True, ", got True"),
+        "capacity as flag": ("buffer_status.total_capacity", True, ", got true"),
         "negative queue": (
             "buffer_status.current_queued", -1, "expected a whole number, 0 or more, got -1"),
         "percent as text": ("buffer_status.percent_full", "high", "expected a number, got 'high'"),
-        "percent as flag": ("buffer_status.percent_full", False, ", got False"),
+        "percent as flag": ("buffer_status.percent_full", False, ", got false"),
         "no breaker": ("circuit_breaker", ..., "missing"),
         "state in small letters": (
             "circuit_breaker.state", "closed", "expected CLOSED, OPEN or HALF_OPEN, got 'closed'"),
@@ -2445,18 +2440,47 @@ class TestEndpoints:
         odoo.routes["/hw_proxy/hello"] = {"GET": lambda request: Reply(200, f"{request.query}?")}
         assert send(odoo, "GET", "/hw_proxy/hello?ping").body == b"ping?"
         assert send(odoo, "POST", "/hw_proxy/hello").headers["Allow"] == "GET, HEAD"
-        assert "GET /hw_proxy/hello" in send(odoo, "GET", "/nowhere").json()["error"]
+        error = send(odoo, "GET", "/nowhere").json()["error"]
+        assert error.startswith(f"there is no /nowhere here; there are POST {PATH}, GET /health")
+        assert error.endswith(", GET /hw_proxy/hello")
+
+    def test_a_404_names_the_endpoint_and_a_few_of_many_routes(self, odoo):
+        for n in range(500):
+            odoo.routes[f"/{n}"] = {"GET": lambda request: Reply(200)}
+        error = send(odoo, "GET", "/nowhere").json()["error"]
+        assert f"there are POST {PATH}, GET /health" in error
+        assert error.endswith(", GET /0 and 499 more")
 
     @pytest.mark.parametrize("reply", [Reply(503), Reply(200), Reply(303)], ids=str)
     def test_a_route_may_leave_the_body_to_the_service(self, odoo, reply):
         odoo.routes["/extra"] = {"GET": lambda request: reply}
-        expected = {503: json.dumps(FAILURE).encode(), 200: b"{}", 303: b""}
+        expected = {503: json.dumps(FAILURE).encode(), 200: json.dumps(SUCCESS).encode(), 303: b""}
         assert send(odoo, "GET", "/extra").body == expected[reply.status]
 
-    def test_a_route_that_returns_no_reply_is_named_in_the_log(self, odoo, caplog):
-        odoo.routes["/extra"] = {"GET": lambda request: "pong"}
-        assert send(odoo, "GET", "/extra").status == 500
-        assert "GET /extra must return a Reply, not 'pong'" in caplog.text
+    def test_a_route_that_returns_no_reply_is_named(self, caplog):
+        told = "^GET /extra must return a Reply, not 'pong'"
+        with failing(TypeError, told) as server:
+            server.routes["/extra"] = {"GET": lambda request: "pong"}
+            assert send(server, "GET", "/extra").status == 500
+        assert "GET /extra failed" in caplog.text
+
+    @pytest.mark.parametrize("methods", named({
+        "a function": lambda request: Reply(200), "a Reply": Reply(200), "none": None,
+        "a Reply by method": {"GET": Reply(200)}, "text by method": {"GET": "pong"},
+        "small letters": {"get": lambda request: Reply(200)}, "no text": {1: print},
+        "a list": ["GET"],
+    }))
+    @pytest.mark.parametrize("path", ["/extra", "/nowhere"])
+    def test_a_route_of_the_wrong_shape_is_a_type_error_that_shows_the_right_one(
+        self, methods, path
+    ):
+        told = r"^a route is set like odoo\.routes\['/extra'\] = {'GET': lambda request: Reply\(200\)}"
+        with failing(TypeError, told) as server:
+            server.routes["/extra"] = methods
+            response = send(server, "GET", path)
+            assert (response.status, response.headers["Content-Type"]) == (500, JSON_TYPE)
+            assert re.match(told, response.json()["error"])
+            assert post(server).status == 200
 
     @pytest.fixture
     def echo(self, odoo):
@@ -2545,17 +2569,23 @@ class TestEndpoints:
     def test_query_and_absolute_form_do_not_matter(self, odoo, target):
         assert ask(odoo, request_bytes(path=target)).status == 200
 
-    def test_login_leads_to_a_page_in_html(self, odoo):
-        odoo.play("login")
-        with open_url(odoo.heartbeat_url, BODY) as response:
-            assert response.url == odoo.url + "/web/login"
+    @pytest.mark.parametrize(("query", "back"), [("", "%3F"), ("?a=1&b", "%3Fa%3D1%26b")])
+    def test_login_leads_to_a_page_in_html_and_says_where_to_return(self, odoo, query, back):
+        odoo.play("login*2")
+        way = f"/web/login?redirect=%2Fapi%2Fv1%2Fkkt%2Fheartbeat{back}"
+        response = send(odoo, "POST", PATH + query, BODY, JSON)
+        headers = response.headers
+        assert (response.status, headers["Location"]) == (303, way)
+        assert (headers["Content-Type"], response.body[:9]) == (PAGE_TYPE, b"<!DOCTYPE")
+        with open_url(odoo.heartbeat_url + query, BODY) as response:
+            assert response.url == odoo.url + way
             assert response.headers.get_content_type() == "text/html"
 
 
 class TestBodies:
     @pytest.mark.parametrize("kind", [
         "application/json", "Application/JSON", "application/json; charset=utf-8",
-        "application/json ;x",
+        "application/json ;x", "application/json-rpc",
     ])
     def test_a_json_content_type_is_accepted(self, odoo, kind):
         assert send(odoo, "POST", PATH, BODY, {"Content-Type": kind}).status == 200
@@ -2630,27 +2660,16 @@ class TestChunks:
         "bare line feed after the size": b"2\n{}\r\n0\r\n\r\n",
         "a byte too few": b"3\r\n{}\r\n0\r\n\r\n",
         "bare line feed after the chunk": b"2\r\n{}\n0\r\n\r\n",
+        "a trailer without colon": b"2\r\n{}\r\n0\r\nchunky\r\n\r\n",
+        "a folded trailer": b"2\r\n{}\r\n0\r\nchunk: 1\r\n 2\r\n\r\n",
         "two sizes": b"2 2\r\n{}\r\n0\r\n\r\n",
         "70000 digits": b"5" * 70000,
     }))
     def test_malformed_chunks_are_400_and_the_end(self, odoo, chunked):
         response = ask(odoo, chunked_bytes(chunked + request_bytes(), close=False))
         assert (response.status, response.headers["Connection"]) == (400, "close")
-        assert "chunk" in response.json()["error"]
+        assert re.search("chunk|header line", response.json()["error"])
         assert odoo.get_received_heartbeats() == []
-
-    @pytest.mark.parametrize("chunked", named({
-        "before the size": b"",
-        "within the size": b"5",
-        "at the first byte": b"5\r\n{",
-        "behind the last byte": b'5\r\n{"a":',
-        "before the last line": b"2\r\n{}\r\n0\r\n",
-    }))
-    def test_a_client_that_leaves_within_them_is_told_nothing(self, odoo, chunked):
-        with connect(odoo, chunked_bytes(chunked)) as connection:
-            connection.shutdown(socket.SHUT_WR)
-            assert read_all(connection) == b""
-        assert (odoo.get_call_count(), odoo.get_unmatched()) == (0, [])
 
     @pytest.mark.parametrize(("chunked", "status"), named({
         "past a mebibyte": ((b"ffff\r\n" + b"x" * 0xFFFF + b"\r\n") * 40, 413),
@@ -2793,7 +2812,7 @@ class TestMalformedInput:
     def test_many_blanks_in_a_header_take_no_time(self, odoo):
         began = time.monotonic()
         header = b"A:" + b" " * 64000 + b"\0"
-        assert ask(odoo, b"GET /health HTTP/1.1\r\n" + header + b"\r\n\r\n").status == 400
+        assert ask(odoo, b"GET /health HTTP/1.1\r\nHost: a\r\n" + header + b"\r\n\r\n").status == 400
         # A careless expression takes 14 s, and holds up the whole process.
         assert time.monotonic() - began < 2
 
@@ -2810,8 +2829,8 @@ class TestMalformedInput:
         "TLS": (b"\x16\x03\x01\x02\x00\x01\x00", 400),
         "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
         "HTTP/3": (b"GET /health HTTP/3.0\r\n\r\n", 505),
-        "101 headers": (b"GET /health HTTP/1.1\r\n" + b"X: 1\r\n" * 101 + b"\r\n", 431),
-        "long header": (b"GET /health HTTP/1.1\r\nX: " + b"x" * 70000 + b"\r\n\r\n", 431),
+        "101 headers": (b"GET /health HTTP/1.1\r\nHost: a\r\n" + b"X: 1\r\n" * 100 + b"\r\n", 431),
+        "long header": (b"GET /health HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 70000 + b"\r\n\r\n", 431),
         "long path": (b"GET /" + b"x" * 70000 + b" HTTP/1.1\r\n\r\n", 431),
         "no line break": (b"x" * 70000, 431),
         "gzip": (request_bytes(BODY, "Transfer-Encoding: gzip, chunked"), 501),
@@ -2821,13 +2840,13 @@ class TestMalformedInput:
     def test_a_malformed_request_is_answered_with_a_status_line_and_json(self, odoo, data, status):
         response = ask(odoo, data)
         assert (response.status, response.headers["Connection"]) == (status, "close")
-        assert response.headers["Content-Type"] == "application/json"
+        assert response.headers["Content-Type"] == JSON_TYPE
         assert list(response.json()) == ["error"]
         assert odoo.get_call_count() == 0
 
     def test_a_hundred_headers_are_fine(self, odoo):
-        headers = b"Connection: close\r\n" + b"X: 1\r\n" * 99
-        assert ask(odoo, b"GET /health HTTP/1.1\r\n" + headers + b"\r\n").status == 200
+        headers = b"Connection: close\r\n" + b"X: 1\r\n" * 98
+        assert ask(odoo, b"GET /health HTTP/1.1\r\nHost: a\r\n" + headers + b"\r\n").status == 200
 
     def test_bare_line_feeds_and_a_leading_blank_line_are_fine(self, odoo):
         head = request_bytes(b"", "Content-Length: 2").replace(b"\r\n", b"\n")
@@ -2837,40 +2856,80 @@ class TestMalformedInput:
 class TestBugs:
     """A bug in a user's code is answered and logged, and it ends nothing."""
 
-    def test_a_failing_test_in_a_subclass_is_answered_and_holds_up_nothing(
-        self, fresh, new_threads, caplog
-    ):
-        server = fresh(variant(make_success=lambda self, payload: pytest.fail("on purpose")))
-        assert [post(server).status for _ in range(3)] == [500] * 3
-        server.stop()
-        assert new_threads() == []
+    @pytest.mark.parametrize("error", [KeyError("shelf"), pytest.fail.Exception("shelf")])
+    @pytest.mark.parametrize("name", ["on_call", "on_event"])
+    def test_what_a_function_of_the_test_raises_fails_no_reply(self, caplog, name, error):
+        def fail(news):
+            raise error
 
-    def test_a_bug_answers_500_and_is_logged(self, fresh, caplog):
-        server = fresh(variant(make_success=lambda self, payload: payload["missing"]))
-        response = post(server)
-        assert (response.status, list(response.json())) == (500, ["error"])
-        assert "KeyError: 'missing'" in caplog.text
-        assert caplog.records[0].name == "mock_odoo"
-        assert [(call.reply, call.accepted) for call in server.get_calls()] == [("500", False)]
-        assert server.get_received_heartbeats() == []
-
-    def test_a_bug_in_the_contract_is_a_call_too_and_the_script_decides_first(self, fresh, caplog):
-        server = fresh(variant(find_problems=lambda self, payload: {}["shelf"]), strict=True)
-        server.play("503")
-        assert [post(server).status for _ in range(2)] == [503, 500]
-        assert [call.reply for call in server.get_calls()] == ["503", "500"]
+        with failing(type(error), "shelf", **{name: fail}) as server:
+            server.play("503")
+            assert [post(server).status for _ in range(2)] == [503, 200]
+            assert send(server, "GET", "/nowhere").status == 404
+            server.stop()
+        records = {(record.name, record.levelno, record.getMessage()) for record in caplog.records}
+        assert records == {("mock_odoo", logging.ERROR, name + " failed")}
         assert "shelf" in caplog.text
 
-    @pytest.mark.parametrize("found", [[7], 7, "shelf", b"shelf", ({} for _ in "a")])
-    def test_a_contract_that_returns_no_lines_is_a_call_too(self, fresh, caplog, found):
-        server = fresh(variant(find_problems=lambda self, payload: found), strict=True)
-        assert (post(server).status, server.get_call_count()) == (500, 1)
-        assert "make_success or find_problems failed" in caplog.text
+    @pytest.mark.parametrize("error", [KeyError("shelf"), pytest.fail.Exception("shelf")])
+    @pytest.mark.parametrize("name", ["verdict", "make_success", "find_problems"])
+    def test_what_a_method_of_a_subclass_raises_is_a_500_and_a_call(
+        self, new_threads, caplog, name, error
+    ):
+        def fail(self, *args):
+            raise error
 
-    def test_a_bug_outside_the_heartbeat_answers_500_and_is_logged(self, fresh, caplog):
-        server = fresh(variant(get_unmatched=lambda self: 1 / 0), control=True)
-        assert send(server, "GET", "/_mock/state").status == 500
-        assert "ZeroDivisionError" in caplog.text
+        with failing(type(error), "shelf", variant(**{name: fail}), strict=True) as server:
+            server.play("503")
+            response = post(server)
+            assert (response.status, response.json()) == (503, FAILURE)
+            for _ in range(2):
+                response = post(server)
+                assert (response.status, list(response.json())) == (500, ["error"])
+            assert [call.reply for call in server.get_calls()] == ["503", "500", "500"]
+            assert server.get_received_heartbeats() == []
+            server.stop()
+            assert new_threads() == []
+        assert "verdict, make_success or find_problems failed" in caplog.text
+
+    def test_the_first_of_several_surfaces_with_its_own_traceback(self):
+        def on_call(call):
+            assert call.payload["n"] == 0, "not the first"
+
+        with pytest.raises(AssertionError, match="not the first") as caught:  # noqa: PT012
+            with MockOdooServer(port=0, on_call=on_call) as server:
+                for n in (0, 1, 2):
+                    post(server, {"n": n})
+        assert caught.traceback[-1].name == "on_call"
+        assert "'n': 1" in repr(caught.traceback[-1].locals["call"].payload)
+
+    def test_it_takes_no_place_of_an_error_of_the_block(self, caplog):
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012
+            with MockOdooServer(port=0, on_call=lambda call: {}["shelf"]) as server:
+                post(server)
+                1 / 0  # noqa: B018
+        assert "KeyError: 'shelf'" in caplog.text
+
+    def test_neither_a_stop_nor_another_block_raises_it(self, caplog):
+        server = MockOdooServer(port=0, on_event=lambda event: event["event"] == "start" and 1 / 0)
+        server.start()
+        server.stop()
+        with pytest.raises(ZeroDivisionError), server:
+            pass
+        server.start()
+        server.stop()
+        assert len(caplog.records) == 3
+
+    @pytest.mark.parametrize("found", [[7], 7, "shelf", b"shelf", ({} for _ in "a")])
+    def test_a_contract_that_returns_no_lines_is_a_call_too(self, caplog, found):
+        cls = variant(find_problems=lambda self, payload: found)
+        with failing(TypeError, None, cls, strict=True) as server:
+            assert (post(server).status, server.get_call_count()) == (500, 1)
+
+    def test_a_bug_outside_the_heartbeat_answers_500_and_surfaces(self):
+        cls = variant(get_unmatched=lambda self: 1 / 0)
+        with failing(ZeroDivisionError, None, cls, control=True) as server:
+            assert send(server, "GET", "/_mock/state").status == 500
 
 
 class TestFaults:
@@ -2965,7 +3024,7 @@ class TestFaults:
         odoo.play("expired")
         response = post(odoo)
         answer = response.json()
-        assert (response.status, response.headers["Content-Type"]) == (200, "application/json")
+        assert (response.status, response.headers["Content-Type"]) == (200, JSON_TYPE)
         assert (answer["jsonrpc"], answer["id"]) == ("2.0", None)
         assert answer["error"]["code"] == 100
         assert answer["error"]["message"] == "Odoo Session Expired"
@@ -3179,12 +3238,9 @@ class TestLifecycle:
         "strict 1": ({"strict": 1}, TypeError, "strict must be True or False"),
         "ssl_context as text": (
             {"ssl_context": "cert.pem"}, TypeError, "ssl_context must be an ssl"),
-        "ssl_context of a client": (
-            {"ssl_context": ssl.create_default_context()}, ValueError, "must be a server's"),
         "control as text": ({"control": "yes"}, TypeError, "control must be True or False"),
         "on_call": ({"on_call": 5}, TypeError, "on_call must be callable, not 5"),
         "on_event": ({"on_event": "print"}, TypeError, "on_event must be callable, not 'print'"),
-        "on_unmatched": ({"on_unmatched": "print"}, TypeError, "on_unmatched must be callable, "),
     }))
     def test_bad_arguments_are_named(self, kwargs, error, complaint):
         with pytest.raises(error, match=re.escape(complaint)):
@@ -3280,7 +3336,7 @@ class Environment:
         self.server.start()
         self.server.play("stall*")
         self.client = socket.create_connection(("127.0.0.1", self.server.port))
-        self.client.sendall(b"POST /api/v1/kkt/heartbeat HTTP/1.1\\r\\n\\r\\n")
+        self.client.sendall(b"POST /api/v1/kkt/heartbeat HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
         self.server.wait_for_calls(1)
 
     def __del__(self, use=use):
@@ -3480,7 +3536,7 @@ def interrupt(*args):
         armed = False
         raise Interruption
 
-REQUEST = b"POST /api/v1/kkt/heartbeat HTTP/1.1\\r\\nContent-Length: 0\\r\\n\\r\\n"
+REQUEST = b"POST /api/v1/kkt/heartbeat HTTP/1.1\\r\\nHost: a\\r\\nContent-Length: 0\\r\\n\\r\\n"
 
 def servers_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("mock_odoo")]
@@ -3638,6 +3694,8 @@ class TestPatchedWorld:
         with mock.patch(target), contextlib.closing(bare_client(fails)) as client:
             assert in_background(beat, client).result().startswith(b"HTTP/1.1 200")
             assert in_background(fails.stop).result(8) is None
+        with pytest.raises(ZeroDivisionError):
+            fails.__exit__(None)
 
     @pytest.mark.parametrize("script", [word for word in mock_odoo.FAULTS if word != "drip"])
     @pytest.mark.parametrize("part", ["socket.socket", "threading.Event", "threading.Thread"])
@@ -3738,7 +3796,7 @@ class TestStop:
         functions = {name: held} if name.startswith("on_") else {}
         members = {"make_success": held} if name == "make_success" else {}
         server = fresh(variant(**members), **functions)
-        server.routes["/slow"] = {"GET": held}
+        server.routes["/slow"] = {"GET": lambda request: held() or Reply()}
         path = {"GET /slow": ("GET", "/slow"), "on_event": ("GET", "/health")}
         client = in_background(send, server, *path.get(name, ("POST", PATH)), BODY, JSON)
         held.wait()
@@ -3756,7 +3814,6 @@ class TestStop:
         "on_call": ("on_call", "POST", PATH, 200),
         "make_success": ("make_success", "POST", PATH, 200),
         "a route": ("route", "GET", "/route", 200),
-        "on_unmatched": ("on_unmatched", "GET", "/nowhere", 404),
     }))
     def test_in_a_function_it_spares_the_client_of_that_function_alone(
         self, fresh, end, where, method, path, status
@@ -4104,10 +4161,6 @@ class TestMutualTLS:
         assert "peer did not return a certificate" in mutual.get_unmatched()[0].lower()
         assert mutual.get_call_count() == 0
 
-    def test_a_context_without_a_certificate_is_refused_at_once(self):
-        with pytest.raises(ValueError, match=r"no certificate; call its load_cert_chain\(\) first"):
-            MockOdooServer(ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-
 
 class TestLoad:
 
@@ -4213,6 +4266,7 @@ class TestControl:
             "heartbeat_url": steered.heartbeat_url,
             "script": "429*2, 503, ok",
             "loop": True,
+            "every": None,
             "call_count": 2,
             "heartbeat_count": 1,
             "last_heartbeat": {"n": 2},
@@ -4381,11 +4435,16 @@ class TestControlSenders:
         assert sender["last_at"] == start + times[-1]
         assert 0 <= sender["seconds_since"] - (1000 - times[-1]) < PATIENCE
 
-    def test_a_subclass_whose_words_fail_breaks_nothing(self, fresh):
+    def test_a_subclass_whose_words_fail_breaks_nothing(self):
         def fail(server, call):
             pytest.fail("a bug")
 
-        server = fresh(variant(sender=fail, describe_call=fail), control=True)
+        cls = variant(sender=fail, describe_call=fail)
+        with failing(pytest.fail.Exception, "a bug", cls, control=True) as server:
+            self.use_words(server)
+
+    @staticmethod
+    def use_words(server):
         post(server)
         (sender,) = control(server, "GET", "state")[1]["senders"]
         (call,) = control(server, "GET", "calls")[1]["calls"]
@@ -4419,9 +4478,10 @@ class TestControlMisuse:
             "POST reset", {"calls": 1}, "'calls' means nothing here; /_mock/reset takes nothing"),
         "reset in the query": (
             "POST reset?calls=1", None, "'calls' means nothing here; /_mock/reset takes nothing"),
-        "calls in letters": ("GET wait?calls=two", None, "calls must be a number like 5 or 0.5, "),
-        "negative calls": ("GET wait?calls=-1", None, "calls must be a number like 5 or 0.5, not"),
-        "half a call": ("GET wait?calls=1.5", None, "calls must be a whole number, 0 or more, not"),
+        "calls in letters": ("GET wait?calls=two", None, "calls must be a whole number like 5, "),
+        "negative calls": ("GET wait?calls=-1", None, "calls must be a whole number like 5, not"),
+        "half a call": ("GET wait?calls=0.5", None, "calls must be a whole number like 5, not"),
+        "since half": ("GET calls?since=1.5", None, "since must be a whole number like 5, not"),
         "long timeout": (
             "GET wait?timeout=61", None, "timeout must be from 0 to 60 seconds, not 61"),
         "misspelt calls": (
@@ -4430,9 +4490,9 @@ class TestControlMisuse:
         "state of calls": ("GET state?calls=1", None, "'calls' means nothing here; /_mock/state "),
         "both": ("GET wait?calls=1&heartbeats=1", None, "wait for calls or for heartbeats, not "),
         "more in words": ("GET wait?more=yes", None, "more must be 0 or 1, not 'yes'"),
-        "NaN": ("GET wait?timeout=nan", None, "timeout must be a number like 5 or 0.5, not 'nan'"),
-        "since nothing": ("GET calls?since=", None, "since must be a number like 5 or 0.5, not ''"),
-        "since 5000 digits": ("GET calls?since=" + "9" * 5000, None, "since must be a number like"),
+        "NaN": ("GET wait?timeout=nan", None, "timeout must be seconds like 5 or 0.5, not 'nan'"),
+        "since nothing": ("GET calls?since=", None, "since must be a whole number like 5, not ''"),
+        "since 5000 digits": ("GET calls?since=" + "9" * 5000, None, "since must be a whole "),
     }))
     def test_what_cannot_be_used_is_400_and_changes_nothing(self, steered, request_, body, error):
         steered.play("ok, 503*7")
@@ -5096,11 +5156,11 @@ class TestJournal:
 
 def call_at(at, name="KKT-001", reply="ok", number=1, **more):
     """A call as a journal has it, at some second of a day."""
-    fields = {
-        "number": number, "received_at": at, "reply": reply, "accepted": reply == "ok",
-        "time": written(at), "payload": {"adapter_id": name}, **more,
+    outcome = "accepted" if reply == "ok" else "refused" if reply.isdigit() else "spoilt"
+    return {
+        "number": number, "reply": reply, "label": reply, "outcome": outcome, "problem": None,
+        "repeats": None, "time": written(at), "sender": name, "text": "", "script": "", **more,
     }
-    return {"sender": name, **fields}
 
 
 def event_at(at, name, **more):
@@ -5166,7 +5226,9 @@ class TestReadJournal:
         "outage": ("down", {"seconds": 5.0}, "down      for 5.0 s"),
         "up": ("up", {}, "up"),
         "reset": ("reset", {}, "reset"),
-        "left": ("left", {"number": 5, "after": 2.0031}, "left      call 5, after 2.003 s"),
+        "left": (
+            "left", {"number": 5, "after": 2.0031, "sender": "A"},
+            "left      call 5 of A, after 2.003 s"),
         "route": ("request", {"request": "200 POST /sign"}, "request   200 POST /sign"),
         "unmatched": ("unmatched", {"unmatched": "404 GET /x"}, "404       GET /x"),
         "one of tomorrow": ("novelty", {}, "novelty"),
@@ -5182,8 +5244,8 @@ class TestReadJournal:
         lines = read(
             call_at(0, "A", number=1), call_at(0, "KKT-2", "503", number=2),
             call_at(0, "A", "reset"), call_at(0, "A", "400"), call_at(0, "A", "html"),
-            call_at(0, "A", "201", accepted=True), event_at(1, "left", number=2, after=1.0),
-            event_at(1, "left", number=99, after=1.0), flags=["--quiet"],
+            call_at(0, "A", "201", outcome="accepted"),
+            event_at(1, "left", number=2, after=1.0, sender="KKT-2"), flags=["--quiet"],
         )
         assert [line.partition(";")[0] for line in lines] == [
             "A      5 calls, 2 accepted, 1 refused, 2 spoilt, 0 clients left",
@@ -5227,11 +5289,21 @@ class TestReadJournal:
             flags=["--quiet"],
         )
         assert lines == [
+            "no calls",
             "outage for 5.0 s, from 2026-11-25 00:00:01",
             "outage for 3.0 s, from 2026-11-25 00:00:10",
             "outage for at least 4.0 s, from 2026-11-25 00:00:20",
             "outage for at least 2.0 s, from 2026-11-25 00:00:40",
         ]
+
+    def test_what_missed_the_endpoint_is_counted_and_the_last_is_named(self, read):
+        told = [f"404 POST /{n}" for n in range(3)]
+        lines = read(
+            *(event_at(n, "unmatched", unmatched=each) for n, each in enumerate(told)),
+            event_at(9, "forget"), flags=["--quiet"],
+        )
+        last = "404 POST /2, at 2026-11-25 00:00:02"
+        assert lines == ["no calls", f"3 requests missed the endpoint; the last was {last}"]
 
     @pytest.mark.parametrize("line", named({
         "torn": '{"number": 2, "rece',
@@ -5241,11 +5313,10 @@ class TestReadJournal:
         "an object of another kind": '{"level": "info"}',
         "a call without a time": '{"number": 1, "reply": "ok", "accepted": true}',
         "a call of no time": json.dumps(dict(call_at(0), time="2026-02-30T00:00:00.000+03:00")),
-        "a call with a list for a number": json.dumps(call_at(0, number=[1])),
         "an outage without its seconds": '{"event": "down", "at": 0}',
         "an event that is a list": '{"event": [], "at": 0}',
         "deep": "[" * 100000,
-        "a delay past all numbers": json.dumps(dict(call_at(0), delay=10**400)),
+        "an outcome that is a number": json.dumps(dict(call_at(0), outcome=7, sender=[])),
     }))
     def test_a_torn_or_foreign_line_is_named_and_the_rest_is_read(self, path, line, capsys):
         text = "\n".join([json.dumps(call_at(0)), "", line, json.dumps(call_at(1))])
@@ -6050,10 +6121,10 @@ class TestVerdict:
         assert send(server, "POST", PATH, other, given).json() == FAILURE
         assert [call.reply for call in server.get_calls()] == ["401", "ok", "503"]
 
-    def test_what_is_no_reply_is_a_bug(self, fresh, caplog):
-        server = fresh(cls=variant(verdict=lambda self, request: {"status": "ok"}))
-        assert post(server).status == 500
-        assert "verdict must return a Reply, not {'status': 'ok'}" in caplog.text
+    def test_what_is_no_reply_is_a_bug(self):
+        cls = variant(verdict=lambda self, request: {"status": "ok"})
+        with failing(TypeError, "verdict must return a Reply, not {'status': 'ok'}", cls) as server:
+            assert post(server).status == 500
 
     def test_the_same_reply_may_be_returned_to_all(self, fresh):
         busy = Reply(429, {"error": "busy"})
