@@ -3153,7 +3153,7 @@ class TestLifecycle:
 
     def test_a_busy_port_is_an_oserror_with_a_way_out(self, odoo):
         other = MockOdooServer(port=odoo.port)
-        complaint = f"cannot listen on 127.0.0.1, port {odoo.port}: .*; .*port=0"
+        complaint = f"cannot listen on 127.0.0.1, port {odoo.port}: .*; .*port 0"
         with pytest.raises(OSError, match=complaint) as caught:
             other.start()
         assert (caught.value.errno, other.is_running) == (errno.EADDRINUSE, False)
@@ -3247,21 +3247,12 @@ class TestLifecycle:
             MockOdooServer(**kwargs)
 
     @pytest.mark.parametrize("path", [
-        "", "api/receipt", "/a b", "/a?b", "/a#b", "/чек", b"/a", None
+        "", "api/receipt", "/a b", "/a?b", "/a#b", "/чек", b"/a", None,
+        "/api/devices/<id>/heartbeat", "/api/{id}/heartbeat", "/api/*",
     ])
     def test_an_endpoint_that_nobody_could_reach_is_refused(self, path):
-        complaint = f"endpoint must be a path like /api/v2/receipt, not {path!r}"
-        with pytest.raises(ValueError, match=re.escape(complaint)):
-            variant(endpoint=path)()
-
-    @pytest.mark.parametrize(("path", "remedy"), named({
-        "Flask": ("/api/devices/<id>/heartbeat", "/api/devices/7/heartbeat"),
-        "Flask with a type": ("/api/<int:id>", "/api/7"),
-        "FastAPI": ("/api/{id}/heartbeat", "/api/7/heartbeat"),
-        "a star": ("/api/*", "/api/7"),
-    }))
-    def test_an_endpoint_with_a_placeholder_is_refused_with_a_way_out(self, path, remedy):
-        with pytest.raises(ValueError, match=re.escape(f"{path!r} could be {remedy!r}")):
+        like = "a path like /api/v2/receipt, without placeholders"
+        with pytest.raises(ValueError, match=re.escape(f"endpoint must be {like}, not {path!r}")):
             variant(endpoint=path)()
 
     @pytest.mark.parametrize("path", ["/", "/health", "/web/login", "/_mock"])
@@ -4258,6 +4249,7 @@ class TestControl:
         send(steered, "GET", "/nowhere")
         state = control(steered, "GET", "state")[1]
         (sender,) = state.pop("senders")
+        assert 0 <= time.time() - state.pop("at") < PATIENCE
         assert (sender["sender"], sender["calls"], sender["accepted"]) == ("127.0.0.1", 2, 1)
         assert state == {
             "service": "Odoo",
@@ -4433,7 +4425,6 @@ class TestControlSenders:
         (sender,) = control(steered, "GET", "state")[1]["senders"]
         assert sender["interval"] == (interval and pytest.approx(interval))
         assert sender["last_at"] == start + times[-1]
-        assert 0 <= sender["seconds_since"] - (1000 - times[-1]) < PATIENCE
 
     def test_a_subclass_whose_words_fail_breaks_nothing(self):
         def fail(server, call):
@@ -4667,14 +4658,14 @@ class TestCommandLine:
 
     @pytest.mark.parametrize(("args", "complaint"), named({
         "port 70000": (
-            ["--port", "70000"], ": --port must be a whole number from 0 to 65535, not 70000"),
+            ["--port", "70000"], ": port must be a whole number from 0 to 65535, not 70000"),
         "port in letters": (["--port", "http"], "argument --port: invalid int value: 'http'"),
         "foreign host": (
-            ["--port", "0", "--host", "192.0.2.1"], "; --host must be an address of this machine"),
+            ["--port", "0", "--host", "192.0.2.1"], "; host must be an address of this machine"),
         "bad step": (["--script", "50x"], "step '50x': '50x' is no reply"),
         "line break": (["--script", "a\nb"], "step 'a\\nb': 'a\\nb' is no reply"),
         "no calls": (
-            ["--max-calls", "0"], ": --max-calls must be a whole number, 1 or more, not 0"),
+            ["--max-calls", "0"], ": max_calls must be a whole number, 1 or more, not 0"),
         "no folder": (["--journal", "/no/such/folder/x"], "cannot open /no/such/folder/x: "),
         "no certificate": (["--certfile", "/no/such/file"], "cannot open /no/such/file: No such "),
         "not a certificate": (
@@ -4689,7 +4680,7 @@ class TestCommandLine:
         "client certificates alone": (["--cafile", "CERTIFICATE"], "--cafile goes with --certfile"),
         "loop": (["--loop"], "--loop goes with --script"),
         "loop and blanks": (["--loop", "--script", " "], "--loop goes with --script"),
-        "empty host": (["--host", ""], ": --host must not be empty"),
+        "empty host": (["--host", ""], ": host must not be empty"),
         "key alone": (["--keyfile", "setup.cfg"], "--keyfile goes with --certfile"),
         "empty token": (
             ["--token", ""], "the token must be printable ASCII without blanks, and not empty"),
@@ -4737,7 +4728,7 @@ class TestCommandLine:
         out, err = capsys.readouterr()
         assert (caught.value.code, out, err.count("\n")) == (2, "", 1)
         assert f"cannot listen on 127.0.0.1, port {odoo.port}: " in err
-        assert err.endswith("; stop what listens there, or take --port 0, a free one\n")
+        assert err.endswith("; stop what listens there, or take port 0, a free one\n")
         odoo.stop()
         until(lambda: new_threads() == [])  # one may be about to end
 
@@ -4966,12 +4957,9 @@ class TestReporter:
         "a stump of it says nothing": (
             80, "503*2, reset", HEARTBEAT,
             "503       KKT-001     buffer 5/200 (2.5%)     breaker CLOSED"),
-        "then the blanks": (
-            80, "503*2, reset", dict(HEARTBEAT, adapter_id="KKT-001, by the window"),
-            "503       KKT-001, by the window  buffer 5/200 (2.5%)  breaker CLOSED"),
         "then the text": (
-            80, "503*2, reset", dict(HEARTBEAT, adapter_id="KKT-001, behind the door"),
-            "503       KKT-001, behind the door  buffer 5/200 (2.5%)  breaker C..."),
+            80, "503*2, reset", dict(HEARTBEAT, adapter_id="KKT-001, by the window"),
+            "503       KKT-001, by the window  buffer 5/200 (2.5%)     breaker ..."),
         "the reason last": (
             80, "ok, 503", [1] * 30,
             "400       [1, 1, 1,...  the body must be a JSON object, not [1, 1,..."),
