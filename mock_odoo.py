@@ -96,7 +96,7 @@ PATIENCE = 5.0  # seconds that stop() gives the threads to end
 
 TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # RFC 9110, section 5.6.2
 MAX_TIMES = 10**18 - 1
-HTML = "text/html; charset=utf-8"
+AS_PAGE = {"Content-Type": "text/html; charset=utf-8"}
 
 #: The ways to spoil a reply, and what the client gets. `Handler.spoil` does it.
 FAULTS = {
@@ -132,9 +132,14 @@ class Reply:
     problem: str | None = None  # what was wrong with the request, where that is the reason
 
     def __init__(
-        self, status: int = 200, body: object = None,
-        headers: Mapping[str, str | Sequence[str]] | None = None, *,
-        delay: float = 0.0, fault: str | None = None, accepts: bool | None = None,
+        self,
+        status: int = 200,
+        body: object = None,
+        headers: Mapping[str, str | Sequence[str]] | None = None,
+        *,
+        delay: float = 0.0,
+        fault: str | None = None,
+        accepts: bool | None = None,
     ) -> None:
         self.status = check_whole("status", status, 200, 599)
         self.body = None if body is None else encode(body)
@@ -159,7 +164,7 @@ class Reply:
         return self.word + format_delay(self.delay)
 
     def __repr__(self) -> str:
-        return f"<Reply {self} {self.status} {self.body!r:.60}>"
+        return f"<Reply {self}>"
 
 
 def outcome(accepted: bool, word: str) -> str:
@@ -210,7 +215,7 @@ SESSION_EXPIRED = {  # as Odoo's JSON dispatcher makes it (odoo/http.py, handle_
 WORDS: dict[str, Any] = {
     "ok": ("the success reply", {}),
     "html": ("200 with a web page, as from a captive portal",
-             {"body": PORTAL, "headers": {"Content-Type": HTML}}),
+             {"body": PORTAL, "headers": AS_PAGE}),
     "login": ("303 to /web/login, as from an HTTP route without a session", {"status": 303}),
     "expired": ("200 with JSON-RPC error 100, as from a JSON route without one",
                 {"body": SESSION_EXPIRED, "accepts": False}),
@@ -221,10 +226,8 @@ HINTS = {
     "down": "an outage is no reply: call down()",
     "up": "an outage is no reply: call up() to end it",
     "timeout": "for a client's time-out, write stall",
-    "delay": "for a slow reply, write ok@6s",
     "slow": "for a slow reply, write ok@6s",
     "error": "write the status, such as 500",
-    "success": "write ok",
 }
 
 
@@ -359,7 +362,8 @@ def read_reply(word: str) -> Reply:
         return Reply(fault=word)
     if re.fullmatch("[2-5][0-9][0-9]", word):
         return Reply(int(word))
-    known, words = HINTS.get(word.lower()), [*WORDS, *FAULTS]
+    known = HINTS.get(word.lower())
+    words = [*WORDS, *FAULTS]
     hint = f" ({known})" if known else did_you_mean(word, words)
     raise ValueError(
         f"{word!r:.80} is no reply{hint}; expected one of {', '.join(words)} or a status from 200 "
@@ -533,7 +537,8 @@ class Call:
         return json_line(self._to_record())
 
     def _to_record(self) -> dict[str, Any]:
-        headers, payload = self.headers, self.payload
+        headers = self.headers
+        payload = self.payload
         record: dict[str, Any] = {name: getattr(self, name) for name in self.FIELDS}
         record["took"], record["left"] = self._look()
         record["time"] = iso_time(self.received_at)
@@ -598,10 +603,8 @@ class Teller:
     middle of a change, nor with a lock held, ours or the caller's. It lives while there is news.
     """
 
-    def __init__(
-        self, lock: Any, crew: set[Task], functions: dict[str, Function]
-    ) -> None:
-        self._lock, self._crew = lock, crew
+    def __init__(self, scenario: Scenario, functions: dict[str, Any]) -> None:
+        self._scenario = scenario
         self.functions = functions
         self.queue: collections.deque[Any] = collections.deque()
         self._is_telling = False
@@ -636,7 +639,7 @@ class Teller:
         Returns what is given when it has been told; None where nobody wants to hear it, or nobody
         can tell it now.
         """
-        if name not in self.functions:
+        if self.functions[name] is None:
             return None
         told = Signal()
         worker = None if name == "on_event" else current_task()
@@ -645,7 +648,7 @@ class Teller:
             if sys.is_finalizing():  # a new thread would never run, or crash the interpreter
                 return None
             try:
-                self.task = Task("mock_odoo teller", self._tell, self._crew)
+                self.task = Task("mock_odoo teller", self._tell, self._scenario.crew)
             except RuntimeError:  # out of threads: whoever comes next may have one
                 return None
             self._is_telling = True
@@ -654,7 +657,7 @@ class Teller:
 
     def _tell(self) -> None:
         while True:
-            with self._lock:
+            with self._scenario.lock:
                 self._is_telling = bool(self.queue)
                 if not self.queue:
                     self.worker = None
@@ -669,18 +672,18 @@ class Scenario:
     """The script and the memory under one lock, so that call N got reply N."""
 
     def __init__(
-        self, max_calls: int | None, functions: dict[str, Function]
+        self, max_calls: int | None, functions: dict[str, Any]
     ) -> None:
         self._max_calls = max_calls
         self.script = Script()
         self.record = Record(max_calls)
         self._make_locks(functions)
 
-    def _make_locks(self, functions: dict[str, Function]) -> None:
+    def _make_locks(self, functions: dict[str, Any]) -> None:
         self.lock: Any = RLock()
         self._turn = Lock()  # held by the thread whose heartbeat the service is asked about
         self.crew: set[Task] = set()  # every thread of the server that lives
-        self.teller = Teller(self.lock, self.crew, functions)
+        self.teller = Teller(self, functions)
         self.news = Signal()  # given, and replaced, when a waiter may find what it waits for
         self.delays = Signal()  # given, and replaced, when delayed replies are let go
 
@@ -749,7 +752,8 @@ class Scenario:
             with self.lock:
                 request.handler.check_open()
                 step, self.script = self.script.next()
-                record, request.let_go = self.record, self.delays
+                record = self.record
+                request.let_go = self.delays
             reply = step
             if reply is None or reply.accepts:
                 reply = settle(step, ask_service())
@@ -766,7 +770,7 @@ class Scenario:
 
     def note_unmatched(self, what: str, is_cut: Function) -> None:
         """Remember what came that is no call, unless we have cut its connection."""
-        told = printable(what[:200])
+        told = clip(what, 200)
         with self.lock:
             if not is_cut():
                 self.record.unmatched = (*self.record.unmatched, told)[-MAX_UNMATCHED:]
@@ -788,7 +792,8 @@ class Scenario:
         while True:
             news = self.news  # taken before we look: what comes meanwhile gives it
             if self.record is not record:  # after a reset, everything begins again
-                record, seen = self.record, 0
+                record = self.record
+                seen = 0
                 fitting: list[Call] = []
             if fits is None:
                 found = record.call_count if what == "calls" else record.heartbeat_count
@@ -802,14 +807,16 @@ class Scenario:
             left = time_left(deadline)
             if not left or given_up():
                 fit = "" if fits is None else " that fit"
-                complaint = f"{found} of {n} {what}{fit} in {float(timeout)} s"
-                raise TimeoutError(f"{complaint}; {story(record)}")
+                raise TimeoutError(
+                    f"{found} of {n} {what}{fit} in {float(timeout)} s; {story(record)}"
+                )
             news.wait(left)
 
 
 def story(record: Record) -> str:
     """What came, for a person who waited for something else."""
-    calls, unmatched = record.calls_after(0), list(record.unmatched)
+    calls = record.calls_after(0)
+    unmatched = list(record.unmatched)
     timeline = ["..."] * (len(calls) > 20) + [call.reply for call in calls[-20:]]
     story = [f"calls: {', '.join(timeline)}" if calls else "no calls"]
     story += [f"last problem: {call.problem}" for call in calls if call.problem][-1:]
@@ -827,9 +834,9 @@ REMEDIES = {
     errno.EADDRINUSE: "; stop what listens there, or take port 0, a free one",
     errno.EACCES: "; take a port above 1023 that nobody has, or port 0, a free one",
     errno.EADDRNOTAVAIL: "; host must be an address of this machine",
+    socket.EAI_NONAME: "; host must be an address of this machine",
 }
 SUCCESS = {"status": "ok", "message": "Heartbeat received"}
-AS_PAGE = {"Content-Type": HTML}
 #: What nginx makes of an Odoo that is dead or too slow (ngx_http_special_response.c).
 PROXY_TITLES = {502: "502 Bad Gateway", 504: "504 Gateway Time-out"}
 PROXY_PAGE = (
@@ -846,12 +853,14 @@ def make_page(title: str) -> bytes:
 
 def check_methods(path: str, methods: object) -> None:
     """Raise TypeError unless `methods` maps methods to functions, as `routes` needs it."""
-    if isinstance(methods, dict):
-        given = methods.items()
-        if all(isinstance(name, str) and name.isupper() and callable(f) for name, f in given):
-            return
-    like = f"odoo.routes[{path!r:.80}] = {{'GET': lambda request: Reply(200)}}"
-    raise TypeError(f"a route is set like {like}, not to {methods!r:.80}")
+    is_right = isinstance(methods, dict) and all(
+        str(name).isupper() and callable(function) for name, function in methods.items()
+    )
+    if not is_right:
+        raise TypeError(
+            f"a route is set like odoo.routes[{path!r:.80}] = "
+            f"{{'GET': lambda request: Reply(200)}}, not to {methods!r:.80}"
+        )
 
 
 class MockOdooServer:
@@ -900,9 +909,15 @@ class MockOdooServer:
             cls.noun = "call"
 
     def __init__(
-        self, port: int | None = None, host: str = "127.0.0.1", *, strict: bool = False,
-        ssl_context: ssl.SSLContext | None = None, max_calls: int | None = None,
-        control: bool = False, on_call: Callable[[Call], object] | None = None,
+        self,
+        port: int | None = None,
+        host: str = "127.0.0.1",
+        *,
+        strict: bool = False,
+        ssl_context: ssl.SSLContext | None = None,
+        max_calls: int | None = None,
+        control: bool = False,
+        on_call: Callable[[Call], object] | None = None,
         on_event: Callable[[Event], object] | None = None,
     ) -> None:
         self.port = check_whole("port", self.default_port if port is None else port, 0, 65535)
@@ -913,15 +928,13 @@ class MockOdooServer:
         self.ssl_context = ssl_context
         if max_calls is not None:
             check_whole("max_calls", max_calls, 1)
-        functions = {}
-        for name, function in (("on_call", on_call), ("on_event", on_event)):
+        functions: dict[str, Any] = {"on_call": on_call, "on_event": on_event}
+        for name, function in functions.items():
             check_callable(name, function)
-            if function is not None:
-                functions[name] = function
         self._ok = Reply(200, SUCCESS)
         self._scenario = Scenario(max_calls, functions)
         self._changes: collections.deque[Function] = collections.deque()  # to be made
-        self._stops = 0
+        self._stopped = Signal()  # given by stop(), replaced by start()
         self._released = -FOREVER  # when a port was ours for the last time
         self._listener: Listener | None = None  # each start and each outage makes a new one
         self._listeners: list[Listener] = []  # also closed ones that may still serve somebody
@@ -1011,7 +1024,8 @@ class MockOdooServer:
             return clip(call.body[:200].decode("utf-8", "replace"), 60)
         if not isinstance(payload, dict) or not any(name in payload for name in known):
             return clip(json.dumps(payload, ensure_ascii=False), 60)
-        name, state = shown(payload, "adapter_id"), shown(payload, "circuit_breaker", "state")
+        name = shown(payload, "adapter_id")
+        state = shown(payload, "circuit_breaker", "state")
         queued, capacity, percent = (
             shown(payload, "buffer_status", each)
             for each in ("current_queued", "total_capacity", "percent_full")
@@ -1026,7 +1040,8 @@ class MockOdooServer:
 
     def _record(self, call: Call) -> Event:
         """A call as the journal and the control API tell it."""
-        sender, text = self._describe("sender", call), self._describe("describe_call", call)
+        sender = self._describe("sender", call)
+        text = self._describe("describe_call", call)
         return {**call._to_record(), "sender": sender, "text": text}
 
     # -- What the wire asks
@@ -1042,8 +1057,9 @@ class MockOdooServer:
             return None, Refusal(500, str(error))
         coding = head.fields.get("content-encoding", "identity")
         if coding.lower() != "identity":
-            complaint = f"Content-Encoding {coding!r:.80} is not understood; send the body as it is"
-            return route, Refusal(415, complaint)
+            return route, Refusal(
+                415, f"Content-Encoding {coding!r:.80} is not understood; send the body as it is"
+            )
         if route == self._answer_heartbeat and not head.is_json:
             kind = head.fields.get("content-type", "missing")
             return route, Refusal(415, f"Content-Type must be application/json; it is {kind:.80}")
@@ -1061,8 +1077,9 @@ class MockOdooServer:
             route = methods.get("GET") if head.method == "HEAD" else None
         if route is None:
             allowed = ", ".join(methods) + (", HEAD" if "GET" in methods else "")
-            complaint = f"{head.path} takes {allowed}, not {head.method:.40}"
-            raise Refusal(405, complaint, {"Allow": allowed})
+            raise Refusal(
+                405, f"{head.path} takes {allowed}, not {head.method:.40}", {"Allow": allowed}
+            )
         return route
 
     def _known(self) -> str:
@@ -1082,13 +1099,14 @@ class MockOdooServer:
         line = f"{request.method} {request.path}"
         if request.route is None:
             assert request.refusal is not None
-            told = f"{request.refusal.reply.status} {line}"
-            self._scenario.note_unmatched(told, request.handler.is_cut)
+            self._scenario.note_unmatched(
+                f"{request.refusal.reply.status} {line}", request.handler.is_cut
+            )
             return request.refusal.reply
         request.let_go = self._scenario.delays
         reply = self._ask(request.route, line, request)
         if request.path not in self._own_paths:
-            self._scenario.tell_of("request", request=printable(f"{reply.status} {line}"[:200]))
+            self._scenario.tell_of("request", request=clip(f"{reply.status} {line}", 200))
         return reply
 
     def _answer_heartbeat(self, request: Request) -> Reply:
@@ -1138,7 +1156,8 @@ class MockOdooServer:
         """The answer to a request goes out, or it is over, perhaps as its client has left."""
         call = request.call
         if call is not None and call.end(request, has_left, is_over):
-            after, sender = round(call.took or 0.0, 3), self._describe("sender", call)
+            after = round(call.took or 0.0, 3)
+            sender = self._describe("sender", call)
             self._scenario.tell_of("left", number=call.number, after=after, sender=sender)
 
     # -- Lifecycle
@@ -1189,6 +1208,7 @@ class MockOdooServer:
     def _start(self) -> bool:
         if self._listener is not None:
             return False
+        self._stopped = Signal()
         self._open(self._take_port(), "start")
         return True
 
@@ -1200,30 +1220,32 @@ class MockOdooServer:
         script stay: `start()` goes on with them, on the same port. A signal handler may call this.
         When an exception has interrupted this, call it again.
 
-        Raises RuntimeError where a thread has not ended in 5 s, because a function of yours hangs,
-        such as on_call.
+        Raises RuntimeError where not all has ended in 5 s: a function of yours hangs, such as
+        on_call, or has more news to be told of than it can take in.
         """
-        teller, deadline = self._scenario.teller, Clock.now() + PATIENCE
-        told, tasks = teller.told, self._change(self._stop)
+        teller = self._scenario.teller
+        deadline = Clock.now() + PATIENCE
+        told = teller.told
+        tasks = self._change(self._stop)
         if tasks is None or sys.is_finalizing() or self._is_inside():
             return  # it would wait for the caller, or for nobody
-
         have_ended = [task.ended.wait(time_left(deadline)) for task in tasks]
         # The newest by now: others may go on steering, and it go on telling.
         if all(have_ended) and teller.newest.wait(time_left(deadline)):
             if teller.task is not None:
                 teller.task.ended.wait(0.1)
             return
-        doing = [task.doing for task in [*tasks, teller.task] if task is not None and task.doing]
-        complaint = f"{doing[0] if doing else 'a thread'} has not ended in {PATIENCE:.0f} s"
-        if teller.told == told:
+        suspects = [*tasks, teller.task] if teller.told == told else tasks
+        hanging = [task.doing for task in suspects if task is not None and task.doing]
+        complaint = f"{hanging[0] if hanging else 'a thread'} has not ended in {PATIENCE:.0f} s"
+        if hanging:
             complaint += ": a function of yours hangs, or waits for this thread"
         if teller.queue:
             complaint += f"; {len(teller.queue)} news wait to be told"
         raise RuntimeError(complaint)
 
     def _stop(self) -> set[Task]:
-        self._stops += 1
+        self._stopped.give()
         self._close()
         return self._scenario.crew - {self._scenario.teller.task}
 
@@ -1238,7 +1260,8 @@ class MockOdooServer:
         """
         if sys.is_finalizing():  # no other thread runs any more, and one may have the lock for ever
             return function(*args)
-        is_ours, lock = current_task() is not None, self._scenario.lock
+        is_ours = current_task() is not None
+        lock = self._scenario.lock
         if is_ours and not lock._is_owned():
             with lock:
                 return function(*args)
@@ -1356,10 +1379,11 @@ class MockOdooServer:
 
     def _explain(self, error: OSError) -> OSError:
         """The error with its way out."""
-        cause = errno.EADDRNOTAVAIL if isinstance(error, socket.gaierror) else error.errno
-        remedy = REMEDIES.get(cause or 0, "")
-        complaint = f"cannot listen on {self.host}, port {self.port}: {error.strerror}{remedy}"
-        return OSError(error.errno, complaint)
+        remedy = REMEDIES.get(error.errno or 0, "")
+        return OSError(
+            error.errno,
+            f"cannot listen on {self.host}, port {self.port}: {error.strerror}{remedy}",
+        )
 
     def _close(self) -> None:
         if self._listener is not None:
@@ -1370,7 +1394,8 @@ class MockOdooServer:
 
     def _cut_all(self) -> None:
         """Cut every connection, but that of a client whose call the user's function is told of."""
-        task, teller = current_task(), self._scenario.teller
+        task = current_task()
+        teller = self._scenario.teller
         spared = task if task is not None and task.doing else None
         if task is teller.task:
             spared = teller.worker
@@ -1386,7 +1411,8 @@ class MockOdooServer:
         """A forked child has copies of the sockets, but no thread: the server is the parent's."""
         for listener in self._listeners:
             listener.after_fork()
-        self._listener, self._listeners = None, []
+        self._listener = None
+        self._listeners = []
         self._scenario.after_fork()
         self._changes.clear()
 
@@ -1507,7 +1533,10 @@ class MockOdooServer:
             self._open(self._listener, "up")
 
     def wait_for_heartbeats(
-        self, n: int, timeout: float = 5.0, where: Callable[[Any], object] | None = None
+        self,
+        n: int,
+        timeout: float = 5.0,
+        where: Callable[[Any], object] | None = None,
     ) -> list[Any]:
         """Block until `n` heartbeats have been accepted since the last reset.
 
@@ -1516,15 +1545,15 @@ class MockOdooServer:
         reaches the caller. Raises TimeoutError after `timeout` seconds, which tells what came.
         """
         check_callable("where", where)
-
-        def fits(call: Call) -> object:
-            return call.accepted and where is not None and where(call.payload)
-
-        calls = self._wait("heartbeats", n, timeout, None if where is None else fits)
+        fits = where and (lambda call: call.accepted and where(call.payload))
+        calls = self._wait("heartbeats", n, timeout, fits)
         return [call.payload for call in calls if call.accepted]
 
     def wait_for_calls(
-        self, n: int, timeout: float = 5.0, where: Callable[[Call], object] | None = None
+        self,
+        n: int,
+        timeout: float = 5.0,
+        where: Callable[[Call], object] | None = None,
     ) -> list[Call]:
         """Block until `n` calls have come since the last reset.
 
@@ -1537,10 +1566,11 @@ class MockOdooServer:
         self, what: str, n: int, timeout: float, fits: Function | None
     ) -> list[Call]:
         # stop() waits for our threads, so it ends their waits.
-        stops, is_inside = self._stops, self._is_inside()
+        stopped = self._stopped
+        is_inside = self._is_inside()
 
         def given_up() -> bool:
-            return is_inside and (self._listener is None or self._stops != stops)
+            return is_inside and stopped.is_given
 
         try:
             return self._scenario.wait(what, n, timeout, fits, given_up)
@@ -1557,8 +1587,7 @@ class MockOdooServer:
 
     def __repr__(self) -> str:
         listener = self._listener
-        state = "running" if listener is not None and listener.is_open else "down"
-        state = "stopped" if listener is None else state
+        state = "stopped" if listener is None else "running" if listener.is_open else "down"
         script = self._scenario.script
         looping = " in a loop" if script.loop else ""
         return (
@@ -1604,15 +1633,19 @@ def is_count(value: object) -> bool:
     return type(value) is int and value >= 0  # True and False are no numbers here
 
 
+def is_object(value: object) -> bool:
+    return isinstance(value, dict)
+
+
 #: Each field, what may stand there, and how that is told. Unknown fields are welcome.
 CONTRACT: tuple[tuple[str, Function, str], ...] = (
     ("timestamp", is_time, "an ISO 8601 time with a zone, like 2025-10-09T12:00:00Z"),
     ("adapter_id", lambda value: type(value) is str and value != "", "a non-empty string"),
-    ("buffer_status", lambda value: type(value) is dict, "an object"),
+    ("buffer_status", is_object, "an object"),
     ("buffer_status.total_capacity", is_count, "a whole number, 0 or more"),
     ("buffer_status.current_queued", is_count, "a whole number, 0 or more"),
     ("buffer_status.percent_full", lambda value: type(value) in (int, float), "a number"),
-    ("circuit_breaker", lambda value: type(value) is dict, "an object"),
+    ("circuit_breaker", is_object, "an object"),
     ("circuit_breaker.state", lambda value: value in STATES, "CLOSED, OPEN or HALF_OPEN"),
     ("circuit_breaker.failure_count", is_count, "a whole number, 0 or more"),
 )
@@ -1635,8 +1668,8 @@ def contract_problems(payload: dict[str, Any]) -> list[str]:
 
 # ------------------------------------------------------------------------------------------
 # Wire: bytes to requests, replies to bytes, honest or faulty. It knows no route and no text of the
-# service: for these it asks the app, by `_find_route`, `_answer` and `_answer_ended`. A new fault is
-# a word of FAULTS, and a case of `spoil`.
+# service: for these it asks the app, by `_find_route`, `_answer` and `_answer_ended`. A new fault
+# is a word of FAULTS, and a case of `spoil`.
 # ------------------------------------------------------------------------------------------
 
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])\r?")
@@ -1661,7 +1694,10 @@ class Refusal(Exception):
     """What is wrong with a request, and the Reply that says so."""
 
     def __init__(
-        self, status: int, message: str, headers: Mapping[str, str] | None = None,
+        self,
+        status: int,
+        message: str,
+        headers: Mapping[str, str] | None = None,
         problems: Sequence[str] = (),
     ) -> None:
         super().__init__(message)
@@ -1681,8 +1717,10 @@ def read_request_line(line: str) -> tuple[str, str, str, bool]:
         raise Refusal(400, "this is TLS, and the port speaks plain HTTP")
     match = REQUEST_LINE.fullmatch(line)
     if not match:
-        complaint = f"malformed request line {line.rstrip()!r:.80}"
-        raise Refusal(400, f"{complaint}; it should be like 'GET /health HTTP/1.1'")
+        raise Refusal(
+            400, f"malformed request line {line.rstrip()!r:.80}; "
+            "it should be like 'GET /health HTTP/1.1'"
+        )
     method, target, major, minor = match.groups()
     if major != "1":
         raise Refusal(505, f"HTTP/{major}.{minor} is not spoken here; HTTP/1.1 is")
@@ -1696,14 +1734,18 @@ def read_header_line(line: str) -> tuple[str, str]:
     if not match:
         # What stands behind a colon, or in a folded line, may be a secret.
         start = "" if line[:1] in (" ", "\t") else line.partition(":")[0].rstrip()
-        complaint = f"malformed header line that begins with {start!r:.80}"
-        raise Refusal(400, f"{complaint}; it should be like 'Name: value'")
+        raise Refusal(
+            400, f"malformed header line that begins with {start!r:.80}; "
+            "it should be like 'Name: value'"
+        )
     return match.group(1).lower(), match.group(2).strip(" \t")
 
 
 def too_many_headers() -> Refusal:
-    limits = f"{MAX_HEADERS} headers, or more than {MAX_HEAD} bytes of them"
-    return Refusal(431, f"more than {limits} and of the request line")
+    return Refusal(
+        431, f"more than {MAX_HEADERS} headers, or more than {MAX_HEAD} bytes of them and of the "
+        "request line"
+    )
 
 
 class Head:
@@ -1724,8 +1766,8 @@ class Head:
         self._check_host()
         self._read_length()
         options = tokens(self.fields.get("connection", ""))
-        wanted = "keep-alive" in options if self.is_http_1_0 else True
-        self.keep_alive = wanted and "close" not in options
+        is_kept = not self.is_http_1_0 or "keep-alive" in options
+        self.keep_alive = is_kept and "close" not in options
         kind = self.fields.get("content-type", "").partition(";")[0]
         self.is_json = kind.strip().lower() in JSON_TYPES
         expects = self.fields.get("expect", "").lower() == "100-continue" and not self.is_http_1_0
@@ -1741,20 +1783,18 @@ class Head:
 
     def _read_length(self) -> None:
         """Find where the body ends (RFC 9112, section 6)."""
-        coding, given = self.fields.get("transfer-encoding"), self.fields.get("content-length")
+        coding = self.fields.get("transfer-encoding")
+        given = self.fields.get("content-length")
         if coding is not None and (self.is_http_1_0 or given is not None):
             other = "HTTP/1.0" if self.is_http_1_0 else "Content-Length"
             raise Refusal(400, f"Transfer-Encoding does not go with {other}")
         if coding is not None and coding.lower() != "chunked":
             raise Refusal(501, f"Transfer-Encoding {coding!r:.80} is not understood; 'chunked' is")
-        lengths = ["0"] if given is None else [each.strip(" \t") for each in given.split(",")]
-        if not re.fullmatch("[0-9]+", lengths[0]):
-            raise Refusal(400, f"Content-Length must be plain digits, not {lengths[0]!r:.80}")
-        if len(set(lengths)) > 1:
-            raise Refusal(400, f"Content-Lengths that differ: {given:.80}")
+        length, *others = set(tokens("0" if given is None else given))
+        if others or not re.fullmatch("[0-9]+", length):
+            raise Refusal(400, f"Content-Length must be plain digits, and one, not {given!r:.80}")
         self.is_chunked = coding is not None
-        self.has_body = self.is_chunked or given is not None
-        self.length = int("0" + lengths[0].lstrip("0")[:18])  # int() takes no more than 4,300
+        self.length = int("0" + length.lstrip("0")[:18])  # int() takes no more than 4,300
 
 
 parse_head = functools.lru_cache(maxsize=32)(Head)  # a client sends the same head again and again
@@ -1764,18 +1804,25 @@ class Request:
     """A request as it came. `MockOdooServer.verdict` tells what a user may read of it."""
 
     def __init__(
-        self, head: Head, body: bytes, route: Route | None, refusal: Refusal | None,
+        self,
+        head: Head,
+        body: bytes,
+        route: Route | None,
+        refusal: Refusal | None,
         handler: Handler,
     ) -> None:
         self.head = head
-        self.method, self.path, self.query = head.method, head.path, head.query
+        self.method = head.method
+        self.path = head.path
+        self.query = head.query
         self.body = body  # b"" where it was refused unread
         self.route = route  # who answers it; None for 404 and 405
         self.refusal = refusal  # set where the head alone is wrong (404, 405, 413, 415)
         self.client = handler.client_address
         self.handler = handler
         self.let_go: Signal | None = None  # given when its answer is to wait no longer
-        self.arrived, self.received_at = Clock.now(), Clock.wall()
+        self.arrived = Clock.now()
+        self.received_at = Clock.wall()
         self.left_at: float | None = None  # when somebody saw that its client had left
         self.call: Call | None = None  # as what it was recorded
 
@@ -1789,7 +1836,7 @@ class Request:
 
     def parse(self) -> dict[str, Any]:
         """Return the JSON object in the body; a Refusal says why there is none."""
-        if not self.head.has_body:
+        if not self.head.is_chunked and "content-length" not in self.head.fields:
             raise Refusal(400, "the body is empty: there is no Content-Length")
         try:
             payload = parse_json(self.body)
@@ -1845,7 +1892,8 @@ class Handler(BaseHTTPRequestHandler):
     must_linger = False  # True where the client may send what we do not read
 
     def setup(self) -> None:
-        self.connection, self.app = self.request, self.server.app
+        self.connection = self.request
+        self.app = self.server.app
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else 40 ms a reply
         self.data = bytearray()  # what has been received, and not been read yet
         self.head: Head | None = None  # of the request that is being read
@@ -1869,8 +1917,7 @@ class Handler(BaseHTTPRequestHandler):
     def refuse(self, refusal: Refusal) -> None:
         start = START.match(self.head.raw if self.head else self.data)
         name = start.group().decode("latin-1") + ": " if start else ""
-        told = f"{refusal.reply.status} {name}{refusal}"
-        self.app._scenario.note_unmatched(told, self.is_cut)
+        self.app._scenario.note_unmatched(f"{refusal.reply.status} {name}{refusal}", self.is_cut)
         self.connection.sendall(b"".join(self.compose(refusal.reply)))
         self.must_linger = True
 
@@ -2036,7 +2083,8 @@ class Handler(BaseHTTPRequestHandler):
         if fault == "stall":  # toxiproxy: timeout
             self.pause(FOREVER, request)
             return b""
-        data, is_patient = head + body, fault == "drip"
+        data = head + body
+        is_patient = fault == "drip"
         while is_patient and len(data) > 1:  # WireMock: chunkedDribbleDelay. toxiproxy: slicer
             self.connection.sendall(data[:1])
             data = data[1:]
@@ -2045,7 +2093,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def compose(self, reply: Reply, request: Request | None = None) -> tuple[bytes, bytes]:
         """Make the head and the body of a reply, as they are before any fault spoils them."""
-        body, own = reply.body or b"", tuple(header_lines(reply.headers))
+        body = reply.body or b""
+        own = tuple(header_lines(reply.headers))
         self.is_last = self.is_last or self.server.is_closing
         option = "close" if self.is_last else ""
         if not option and request is not None and request.head.is_http_1_0:
@@ -2115,7 +2164,8 @@ class Listener(ThreadingHTTPServer):
 
     def __init__(self, host: str, port: int, app: MockOdooServer) -> None:
         # The constructors of the classes above make a socket and an Event, which tests patch.
-        self.server_address, self.RequestHandlerClass = (host, port), Handler
+        self.server_address = (host, port)
+        self.RequestHandlerClass = Handler
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.app = app
         self.lock = app._scenario.lock
@@ -2126,7 +2176,8 @@ class Listener(ThreadingHTTPServer):
         self._idle: list[Worker] = []
         self._spared: set[Task] = set()  # whose connections it has not cut
         self._waker: Any = None
-        self._closing, self._opened = Signal(), Signal()
+        self._closing = Signal()
+        self._opened = Signal()
 
     @property
     def is_closing(self) -> bool:
@@ -2160,7 +2211,8 @@ class Listener(ThreadingHTTPServer):
         except RuntimeError:
             waker.close()
             raise
-        self._waker, self.is_open = waker, True
+        self._waker = waker
+        self.is_open = True
         self._opened.give()
 
     def open_after(self, seconds: float) -> None:
@@ -2235,19 +2287,19 @@ class Listener(ThreadingHTTPServer):
         while not self.is_closing:
             try:
                 with self.lock:
-                    if not self.is_closing:
-                        return self._employ(connection, address)
+                    if self.is_closing:
+                        break
+                    if self._idle:
+                        worker = self._idle.pop()
+                        worker.connection = connection
+                        worker.address = address
+                        worker.has_work.give()
+                    else:
+                        self.workers.add(Worker(self, connection, address))
+                    return
             except RuntimeError:  # out of threads: the client waits, and so do we
                 self._closing.wait(REST)
         connection.close()
-
-    def _employ(self, connection: Any, address: Address) -> None:
-        if self._idle:
-            worker = self._idle.pop()
-            worker.connection, worker.address = connection, address
-            worker.has_work.give()
-        else:
-            self.workers.add(Worker(self, connection, address))
 
     # -- The workers
 
@@ -2294,8 +2346,9 @@ class Listener(ThreadingHTTPServer):
                 cut(tls)
             tls.do_handshake()
         except OSError as error:
-            told = f"TLS handshake failed: {error.strerror or error}"
-            self.app._scenario.note_unmatched(told, lambda: self.is_closing)
+            self.app._scenario.note_unmatched(
+                f"TLS handshake failed: {error.strerror or error}", lambda: self.is_closing
+            )
             raise
 
     def abort(self, connection: Any) -> None:
@@ -2398,7 +2451,8 @@ class Control:
             return Reply(400, {"error": str(error)})
 
     def check_access(self, request: Request) -> None:
-        fields, client = request.head.fields, request.client[0]
+        fields = request.head.fields
+        client = request.client[0]
         if self.token:
             import hmac
 
@@ -2437,14 +2491,15 @@ class Control:
     # -- The routes
 
     def page(self) -> Reply:
-        headers = {"Content-Type": HTML, "Content-Security-Policy": page_policy(), **UNCACHED}
-        security = {"Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
-        return Reply(200, PAGE, {**headers, **security})
+        return Reply(200, PAGE, {
+            **AS_PAGE, **UNCACHED, "Content-Security-Policy": page_policy(),
+            "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff",
+        })
 
     def state(self, status: int = 200, **more: object) -> Reply:
-        server = self.server
-        calls, count = server.get_calls(), server.get_call_count()
-        script = server._scenario.script
+        server, script = self.server, self.server._scenario.script
+        record = self.server._scenario.record  # of one moment, even if somebody resets it
+        calls = record.calls_after(0)
         state = {
             "service": server.service,
             "noun": server.noun,
@@ -2454,21 +2509,21 @@ class Control:
             "script": str(script),
             "loop": script.loop,
             "every": script.every(),
-            "call_count": count,
-            "heartbeat_count": min(count, server.get_heartbeat_count()),  # more may have come since
+            "heartbeat_count": record.heartbeat_count,
+            "call_count": record.call_count,
             "last_heartbeat": next((call.payload for call in calls[::-1] if call.accepted), None),
             "senders": self.senders(calls),
-            "unmatched": server.get_unmatched(),
+            "unmatched": list(record.unmatched),
         }
         return Reply(status, {**state, **more}, UNCACHED)
 
     def senders(self, calls: Sequence[Call]) -> list[dict[str, object]]:
         """Who sent the calls that are kept, and when: in the order of their first calls."""
-        known = self._names
-        names = {call: known.get(call) or self.server._describe("sender", call) for call in calls}
-        self._names = names
+        self._names = {
+            call: self._names.get(call) or self.server._describe("sender", call) for call in calls
+        }
         senders: dict[str, list[Call]] = {}
-        for call, name in names.items():
+        for call, name in self._names.items():
             senders.setdefault(name, []).append(call)
         return [
             {
@@ -2511,12 +2566,9 @@ class Control:
                 and sender in (None, self.server._describe("sender", call))
             )
 
-        if sender is not None or str(more) == "1":
-            self.server.wait_for_calls(n, seconds, is_counted)
-        elif what == "calls":  # the server's own counts know also what max_calls has dropped
-            self.server.wait_for_calls(n, seconds)
-        else:
-            self.server.wait_for_heartbeats(n, seconds)
+        # The server's own counts know also what max_calls has dropped.
+        is_plain = sender is None and str(more) == "0"
+        self.server._wait(what, n, seconds, None if is_plain else is_counted)
 
     def play(self, script: Any = ..., loop: bool = False) -> None:
         if script is ...:
@@ -2573,11 +2625,6 @@ def has_colour() -> bool:
     return os.environ.get("TERM") != "dumb" and (os.name != "nt" or "WT_SESSION" in os.environ)
 
 
-def fold(text: str, mark: str) -> str:
-    """Break a line that must not be cut, at its marks, where the terminal is too narrow."""
-    return text if len(text) <= terminal_width() else text.replace(mark, "\n    ")
-
-
 def some(n: int, noun: str) -> str:
     """Such as "1 call" or "2 calls"."""
     return f"{n} {noun}{'' if n == 1 else 's'}"
@@ -2626,10 +2673,14 @@ class Journal:
     """
 
     def __init__(self, path: str, program: str) -> None:
-        self._path, self._program = path, program
+        self._path = path
+        self._program = program
         self._is_torn = self._has_complained = False
         self.file: Any = open(path, "a+b", buffering=0)  # noqa: SIM115
-        if self.file.seekable() and self.file.seek(0, os.SEEK_END):
+        if not self.file.seekable():  # a named pipe, say
+            self.file.close()
+            raise ValueError(f"{path} is no file; a journal must be one")
+        if self.file.seek(0, os.SEEK_END):
             self.file.seek(-1, os.SEEK_END)
             self._is_torn = self.file.read() != b"\n"  # by a kill, say
 
@@ -2733,8 +2784,8 @@ class Standalone:
 def first_line(server: MockOdooServer) -> str:
     is_near = server.host == "localhost" or re.fullmatch(LOOPBACK, server.host)
     network = "" if is_near else " - reachable from the network"
-    line = f"Mock {server.service} on {server.url} - POST {server.endpoint}{network} - Ctrl+C stops"
-    return fold(line, " - ")
+    where = f"{server.url} - POST {server.endpoint}{network}"
+    return f"Mock {server.service} on {where} - Ctrl+C stops"
 
 
 class Account:
@@ -2811,7 +2862,8 @@ def seconds(value: float) -> str:
 
 def read_journal(path: str, program: str, is_quiet: bool) -> None:
     """Print what the terminal showed, each day before its lines; and what it comes to."""
-    account, day = Account(), ""
+    account = Account()
+    day = ""
     with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -2828,7 +2880,7 @@ def read_journal(path: str, program: str, is_quiet: bool) -> None:
     if not day:
         raise ValueError(f"{path} holds no call and no event")
     for story in account.lines() if is_quiet else ["", *account.lines()]:
-        print_line(fold(story, "; "))
+        print_line(story)
 
 
 def make_parser(server_class: type[MockOdooServer]) -> argparse.ArgumentParser:
@@ -2847,25 +2899,25 @@ def make_parser(server_class: type[MockOdooServer]) -> argparse.ArgumentParser:
     )
     parser.epilog = make_epilog(f"python -m {parser.prog}", noun)
     add = parser.add_argument
-    near = "address to listen on (default: %(default)s, this machine only)"
-    add("--host", default="127.0.0.1", help=near)
-    free = "port; 0 takes a free one (default: %(default)s)"
-    add("--port", type=int, default=server_class.default_port, help=free)
+    add("--host", default="127.0.0.1",
+        help="address to listen on (default: %(default)s, this machine only)")
+    add("--port", type=int, default=server_class.default_port,
+        help="port; 0 takes a free one (default: %(default)s)")
     add("--script", default="", help=f"how to answer, see below; then {noun}s succeed")
     add("--loop", action="store_true", help="start the script again when it has run out")
     add("--strict", action="store_true", help=f"answer 422 to a {noun} that breaks the contract")
-    story = "every call, and what was done to the fake"
-    add("--journal", metavar="FILE", help=f"append {story}, to FILE as a line of JSON")
-    told = "print what a journal tells, and what it all comes to"
-    add("--read", metavar="FILE", help=f"{told}; then end; - is standard input")
+    add("--journal", metavar="FILE",
+        help="append every call, and what was done to the fake, to FILE as a line of JSON")
+    add("--read", metavar="FILE",
+        help="print what a journal tells, and what it all comes to; then end; - is standard input")
     add("--json", action="store_true", help="print lines of JSON in place of text")
     add("--token", help="let clients elsewhere use the control API if they send it, and the page")
     add("--certfile", metavar="FILE", help="serve HTTPS with this certificate (PEM)")
     add("--keyfile", metavar="FILE", help="its private key, if that is not in the same file")
-    signed = "a certificate that one of these signed (PEM)"
-    add("--cafile", metavar="FILE", help=f"demand of every client {signed}")
-    kept = "calls to keep in memory (default: %(default)s); the journal keeps all"
-    add("--max-calls", type=int, default=10000, metavar="N", help=kept)
+    add("--cafile", metavar="FILE",
+        help="demand of every client a certificate that one of these signed (PEM)")
+    add("--max-calls", type=int, default=10000, metavar="N",
+        help="calls to keep in memory (default: %(default)s); the journal keeps all")
     add("--quiet", action="store_true", help="only the first line; with --read, only the last ones")
     add("--version", action="version", version=f"mock_odoo {__version__}")
     return parser
@@ -2873,7 +2925,7 @@ def make_parser(server_class: type[MockOdooServer]) -> argparse.ArgumentParser:
 
 def make_epilog(command: str, noun: str) -> str:
     replies = "\n".join(
-        f"    {word:<10}  {meaning.partition(' (')[0]}"
+        f"    {word:<10}  {meaning}"
         for word, meaning in describe_replies().items()
     )
     return f"""\
@@ -2905,8 +2957,6 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.N
     if unknown:
         word, flags = unknown[0], re.findall("--[a-z-]+", parser.format_usage())
         hint = did_you_mean(word.partition("=")[0], flags)
-        if re.fullmatch("[0-9]{4,5}", word):
-            hint = f" (did you mean --port {word}?)"
         parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     for flag, other in (("loop", "script"), ("keyfile", "certfile"), ("cafile", "certfile")):
         if getattr(args, flag) and not (getattr(args, other) or "").strip():
@@ -3001,6 +3051,8 @@ def main(argv: list[str] | None = None, server_class: type[MockOdooServer] = Moc
     except (BrokenPipeError, KeyboardInterrupt):  # `--read | head` has ended, or was ended
         pass
     except OSError as error:
+        if args.read is not None and error.errno == errno.EINVAL:  # as Windows has BrokenPipeError
+            return 0
         place = "" if error.filename is None else f"cannot open {error.filename}: "
         parser.error(f"{place}{error.strerror or error}")
     except (RuntimeError, ValueError) as error:
@@ -3102,10 +3154,7 @@ def shown(payload: Any, *path: str) -> str:
 def in_event_loop() -> bool:
     """Does an event loop of asyncio run in this thread?"""
     asyncio = sys.modules.get("asyncio")
-    try:
-        return asyncio is not None and asyncio.get_running_loop() is not None
-    except RuntimeError:
-        return False
+    return asyncio is not None and asyncio._get_running_loop() is not None
 
 
 def iso_time(seconds: float) -> str:
@@ -3281,7 +3330,8 @@ class Task:
     def __init__(self, name: str, function: Function, crew: set[Task]) -> None:
         self.name = name
         self.ended = Signal()
-        self._function, self._crew = function, crew
+        self._function = function
+        self._crew = crew
         try:
             crew.add(self)
             start_new_thread(self._run, ())
