@@ -3159,9 +3159,12 @@ def in_event_loop() -> bool:
 
 def iso_time(seconds: float) -> str:
     """Write seconds since the epoch as local time, such as 2026-11-25T12:00:30.123+03:00."""
-    offset = datetime.timedelta(seconds=Clock.localtime(seconds).tm_gmtoff)
-    here = datetime.timezone(offset)  # astimezone() would fail at the interpreter's end
-    return Clock.datetime.fromtimestamp(seconds, here).isoformat(timespec="milliseconds")
+    now = Clock.localtime(seconds)  # datetime's fromtimestamp() fails at the interpreter's end
+    sign = "-" if now.tm_gmtoff < 0 else "+"
+    offset = abs(now.tm_gmtoff) // 60
+    day = f"{now.tm_year}-{now.tm_mon:02}-{now.tm_mday:02}"
+    clock = f"{now.tm_hour:02}:{now.tm_min:02}:{now.tm_sec:02}.{int(seconds * 1000) % 1000:03}"
+    return f"{day}T{clock}{sign}{offset // 60:02}:{offset % 60:02}"
 
 
 def log_bug(message: str) -> None:
@@ -3355,9 +3358,8 @@ class Task:
         """Tell threading our name, and let coverage and debuggers see the user's functions."""
         try:
             threading.current_thread().name = self.name
-            for hook, name in ((sys.settrace, "_trace_hook"), (sys.setprofile, "_profile_hook")):
-                if getattr(threading, name, None) is not None:
-                    hook(getattr(threading, name))
+            sys.settrace(getattr(threading, "_trace_hook", None))
+            sys.setprofile(getattr(threading, "_profile_hook", None))
         except Exception:  # noqa: BLE001, S110 - it is patched
             pass
 
