@@ -418,7 +418,6 @@ def settle(scripted: Reply | None, verdict: Reply) -> Reply:
 MAX_UNMATCHED = 20  # requests that were no calls
 MAX_EVENTS = 100
 MAX_LATEST = 100  # calls whose body may come again
-SLACK = 64  # calls above `max_calls`, which nobody sees, before these are dropped together
 SECRET = ("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key")
 
 
@@ -504,20 +503,20 @@ class Call:
 
     def _look(self) -> End:
         request = self._request
-        has_left = self._end[0] is None and request is not None and request.has_left()
-        if self._end[0] is None and has_left:  # else its end has closed the connection meanwhile
-            return self._time_to_leave(request), True
+        if self._end[0] is None and request is not None:
+            if CAN_PEEK:
+                request.has_left()  # which notes when
+            left_at = request.left_at
+            if left_at is not None and self._end[0] is None:  # or its end closed the connection
+                return left_at - self._arrived, True
         return self._end
-
-    def _time_to_leave(self, request: Any) -> float:
-        return (request.left_at or Clock.now()) - self._arrived
 
     def end(self, request: Request, has_left: bool, is_over: bool) -> bool:
         """Its answer is going out, or is over. True for the news that its client has left."""
         is_news = has_left and not self._end[1]
         if is_news or self._end[0] is None:
-            took = self._time_to_leave(request) if has_left else Clock.now() - self._arrived
-            self._end = took, has_left
+            ended_at = (has_left and request.left_at) or Clock.now()
+            self._end = ended_at - self._arrived, has_left
         if is_over:
             self._was_spoilt = self.is_spoilt()
             self._request = None
@@ -582,8 +581,8 @@ class Record:
             if len(self._latest) > MAX_LATEST:
                 del self._latest[next(iter(self._latest))]
         self._calls.append(call)
-        if self._max_calls is not None and len(self._calls) > self._max_calls + SLACK:
-            del self._calls[:SLACK]  # to delete the first of a long list takes as long as of all
+        if self._max_calls is not None and len(self._calls) > self._max_calls * 9 // 8:
+            del self._calls[: -self._max_calls]  # one of a long list would take as long as many
         self.heartbeat_count += call.accepted
         self.call_count += 1
         return call
@@ -2108,15 +2107,14 @@ class Handler(BaseHTTPRequestHandler):
         return head, b"" if is_bare else body
 
     def pause(self, seconds: float, request: Request) -> bool:
-        """Wait. False where the client leaves, or a reset, a stop or an outage comes, before."""
+        """Wait. False where the client leaves or a reset comes before; raises where we cut it."""
         deadline = Clock.now() + seconds
         while True:
+            self.check_open()
             is_let_go = request.let_go is not None and request.let_go.is_given
             left = 0.0 if is_let_go else time_left(deadline)
             if request.has_left(left) or not left:
-                break
-        self.check_open()  # or the rest might be sent before the cut
-        return request.left_at is None and not is_let_go
+                return request.left_at is None and not is_let_go
 
 
 # ------------------------------------------------------------------------------------------
@@ -2227,7 +2225,7 @@ class Listener(ThreadingHTTPServer):
         self._spared = {*self._spared, spared} if spared is not None else set()
         busy = [each for each in self.workers if each.connection and each.task not in self._spared]
         for worker in busy:
-            self.cut.setdefault(worker.connection, has_left(worker.connection))
+            self.cut.setdefault(worker.connection, CAN_PEEK and has_left(worker.connection))
         if not self.is_closing:
             if self.is_open:
                 self._waker.send(b"!")  # now, as the acceptor will close it; what is sent stays
@@ -3282,6 +3280,8 @@ READABLE = getattr(select, "POLLIN", 1)
 HUNG_UP: int = getattr(select, "POLLRDHUP", 0)  # Linux alone has it
 if type(make_poll) is not type(len):  # gevent's, which does not know it
     HUNG_UP = 0
+PEEK = socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)
+CAN_PEEK = PEEK != socket.MSG_PEEK  # on Windows, it would wait where another thread is faster
 ESTABLISHED = b"\1"  # what TCP_INFO says of a connection that neither side has begun to close
 GLANCE = 0.05  # seconds between looks whether a client has left
 OWN = threading.local()
@@ -3396,8 +3396,7 @@ def has_left(connection: Any, seconds: float = 0.0) -> bool:
             return state != ESTABLISHED
         if not wait_readable([connection], seconds, HUNG_UP or READABLE):
             return False
-        peek = socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)
-        if HUNG_UP or not Socket.recv(connection, 1, peek):
+        if HUNG_UP or not Socket.recv(connection, 1, PEEK):
             return True
     except BlockingIOError:  # its own thread was faster
         return False
