@@ -763,8 +763,8 @@ class Scenario:
                 self.ring()
         finally:
             self._turn.release()
-        if told is not None:
-            told.wait()
+        while told is not None and not told.wait(GLANCE):
+            request.has_left()
         return reply
 
     def note_unmatched(self, what: str, is_cut: Function) -> None:
@@ -3456,7 +3456,7 @@ body {
 h1 { font-size: 1.3rem; margin: 0; } h2 { font-size: 1rem; margin: 0; }
 small { display: block; } small, .number { color: var(--faint); }
 fieldset { border: 0; margin: 0; padding: 0; min-width: 0; } fieldset[disabled] { opacity: .5; }
-#modes { display: grid; grid-template-columns: repeat(5, 1fr); grid-gap: .4rem; margin: .6rem 0; }
+#modes { display: grid; grid-template-columns: repeat(5, 1fr); grid-gap: .3rem; margin: .3rem 0; }
 @media (max-width: 44rem) { #modes { grid-template-columns: 1fr 1fr; } }
 .row, label, #modes h2, li { display: flex; flex-wrap: wrap; align-items: center; }
 .row { margin: 0 -.2rem; } .row > * { margin: .2rem; } .row > details { margin-left: auto; }
@@ -3465,6 +3465,7 @@ button, input, summary {
   background: rgba(136, 136, 136, .13); border: 1px solid var(--line); border-radius: .4rem;
   padding: 0 .6rem; box-sizing: border-box;
 }
+#modes button { line-height: 1.2; } code { display: block; font-size: .75rem; }
 button[aria-pressed=true] { box-shadow: inset 0 0 0 3px var(--level); }
 input { flex: 1 1 6rem; min-width: 0; font-family: monospace; }
 input::placeholder { color: inherit; opacity: .75; }
@@ -3542,8 +3543,8 @@ const at = id => document.getElementById(id);
 const modes = Array.from(document.querySelectorAll("#modes button"));
 const now = () => clockThen + (performance.now() - heard) / 1000;
 const isOutage = () => lost && outageEnd > Date.now() - 3000;  // it may end a little late
-const isLate = ({last_at, interval}) =>
-  !lost && interval !== null && now() - last_at > Math.max(2, 2 * interval);
+const isLate = ({last_at, interval}) =>  // a burst has no usual interval
+  !lost && interval >= 1 && now() - last_at > 2 * interval;
 
 // Words
 
@@ -3551,8 +3552,7 @@ const MARKS = {accepted: "\u25cf", refused: "\u25b2", spoilt: "\u2716"};
 const HIDDEN = /[\0-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
 const safe = words => words.replace(HIDDEN, "\ufffd");  // it could turn round what follows
 const clock = seconds => new Date(Math.round(seconds * 1000)).toTimeString().slice(0, 8);
-const kindOf = call =>
-  call.accepted ? "accepted" : /^[0-9]+$/.test(call.reply) ? "refused" : "spoilt";
+const DOES = {accepted: "accepts", refused: "refuses", spoilt: "spoils the answer to"};
 
 function duration(seconds) {
   const [size, unit] = [[86400, "days"], [3600, "h"], [60, "min"]]
@@ -3561,17 +3561,14 @@ function duration(seconds) {
 }
 
 function headline() {  // its kind, and its words
-  const {service, noun, script, loop} = state;
+  const {service, noun, script, loop, every} = state;
   if (locked) return ["gone", "This fake asks for the token that it was started with"];
   if (isOutage()) return ["down", `${service} is down until ${clock(outageEnd / 1000)}`];
   if (lost) return ["gone", "No answer: an outage, or the fake was stopped"];
-  if (/^(ok([*][0-9]*)?(, |$))*$/.test(script)) return ["up", `${service} is up`];
-  const isOne = loop ? !script.includes(",") : /^[^,*]*[*]$/.test(script);
-  const every = !isOne ? "" : /^[345]/.test(script) ? `refuses every ${noun}`
-    : /^(ok|drip)/.test(script) ? `answers every ${noun} late`
-    : /^[a-z]/.test(script) ? "spoils every answer" : "";
-  const words = every ? `${every} (${script})` : `plays ${script}`;
-  return ["scripted", `${service} ${words}${loop ? " in a loop" : ""}`];
+  if (!script) return ["up", `${service} is up`];
+  const words = every ? `${DOES[every]} every ${noun} (${script})` : `plays ${script}`;
+  const kind = every === "accepted" ? "up" : "scripted";
+  return [kind, `${service} ${words}${loop ? " in a loop" : ""}`];
 }
 
 // Putting them onto the page: whatever clients send is only ever set as text
@@ -3602,7 +3599,7 @@ function list(parent, rows) {  // each with its kind, and its cells by name
 }
 
 function senderRow(one) {
-  const usual = one.interval === null ? "" : ` (usually every ${duration(one.interval)})`;
+  const usual = one.interval >= 1 ? ` (usually every ${duration(one.interval)})` : "";
   const ago = duration(Math.floor(Math.max(0, now() - one.last_at)));
   const [latest] = calls.filter(call => call.sender === one.sender).slice(-1);
   return {
@@ -3614,9 +3611,8 @@ function senderRow(one) {
 }
 
 function callRow(call) {
-  const kind = kindOf(call);
   return {
-    kind, label: `${MARKS[kind]} ${call.label}`,
+    kind: call.outcome, label: `${MARKS[call.outcome]} ${call.label}`,
     time: clock(call.received_at), number: `#${call.number}`, text: call.text,
     repeats: call.repeats && `repeats #${call.repeats}`,
     left: call.left && `client left after ${Number(call.took).toFixed(1)} s`,
@@ -3659,10 +3655,13 @@ const STEPS = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 2
 function draw() {
   const strip = at("strip"), width = strip.parentNode.clientWidth, spans = outages();
   const senders = calls.length ? Array.from(new Set(calls.map(call => call.sender))) : [""];
-  const lane = Math.max(28, 90 / senders.length), height = lane * senders.length;
-  const times = calls.map(call => call.received_at);
-  const begins = calls.length && calls[0].number > 1 ? [] : spans.map(([from]) => from);
-  const first = Math.min(...times, ...begins), last = Math.max(first + 10, now(), ...times);
+  const names = senders.length > 1 ? 6 : 0;  // what a line of them needs above the marks
+  const lane = Math.max(28 + names, 90 / senders.length), height = lane * senders.length;
+  const times = calls.map(call => call.received_at), soonest = Math.min(...times);
+  const isNear = from =>  // or it would squeeze the calls
+    !calls.length || (calls[0].number === 1 && soonest - from < 3 * Math.max(60, now() - soonest));
+  const first = Math.min(soonest, ...spans.map(([from]) => from).filter(isNear));
+  const last = Math.max(first + 10, now(), ...times);
   const x = time => 8 + Math.max(0, (time - first) / (last - first)) * (width - 16);
   strip.textContent = "";
   strip.count = state.call_count;
@@ -3674,11 +3673,11 @@ function draw() {
   drawAxis(first, last, x, width, height);
   senders.forEach((sender, index) => {
     const own = calls.filter(call => call.sender === sender), floor = lane * (index + 1);
-    const name = {class: "name", x: 0, y: floor - lane + 11};
-    if (senders.length > 1) put(strip, "text", name, sender.slice(0, 20));
+    const name = {class: "name", x: 0, y: floor - lane + 10};
+    if (names) put(strip, "text", name, sender.slice(0, 20));
     put(strip, "line", {x1: 0, x2: width, y1: floor, y2: floor});
     drawBuffer(own, floor, lane - 12, x, x(last));
-    drawCalls(own, floor - 6, lane - 18, x, Math.max(4, Math.min(10, width / own.length)));
+    drawCalls(own, floor - 6, lane - 18 - names, x, Math.max(4, Math.min(10, width / own.length)));
   });
   at("level").hidden = !strip.querySelector(".level");
 }
@@ -3716,7 +3715,7 @@ function drawCalls(own, floor, height, x, size) {  // what comes close together 
     places.slice(0, index).filter(before => place - before < .7 * size).length);
   const rise = Math.min(.9 * size, height / Math.max(1, ...levels));
   own.forEach((call, index) => {
-    const kind = kindOf(call), y = floor - rise * levels[index];
+    const kind = call.outcome, y = floor - rise * levels[index];
     const place = {class: `mark ${kind}`, x: places[index], y, "font-size": 1.2 * size};
     const mark = put(at("strip"), "text", place, MARKS[kind]);
     put(mark, "title", {}, `#${call.number} ${call.label} ${clock(call.received_at)}`);
@@ -3763,6 +3762,10 @@ async function change(method, path, body) {
   look();
 }
 
+for (const button of modes) {
+  const {script, seconds} = button.dataset, loop = "loop" in button.dataset ? ", \u2026" : "";
+  put(button, "code", {}, seconds ? `down(${seconds})` : `${script || "ok*"}${loop}`);
+}
 at("login").onsubmit = event => {
   event.preventDefault();
   token = at("token").value.replace(/[^!-~]/g, "?");
@@ -3780,10 +3783,7 @@ at("play").onsubmit = event => {
   event.preventDefault();
   change("PUT", "script", {script: at("script").value, loop: at("loop").checked});
 };
-at("sure").onclick = () => {
-  at("forget").open = false;
-  change("POST", "reset", {});
-};
+at("sure").onclick = () => { at("forget").open = false; change("POST", "reset", {}); };
 const again = () => setTimeout(watch, 1000), watch = () => look().then(again, again);
 say(at("state"), "Connecting");
 watch();
