@@ -1802,6 +1802,8 @@ parse_head = functools.lru_cache(maxsize=32)(Head)  # a client sends the same he
 class Request:
     """A request as it came. `MockOdooServer.verdict` tells what a user may read of it."""
 
+    left_at: float | None = None  # when the first who looked saw that its client had left
+
     def __init__(
         self,
         head: Head,
@@ -1822,7 +1824,6 @@ class Request:
         self.let_go: Signal | None = None  # given when its answer is to wait no longer
         self.arrived = Clock.now()
         self.received_at = Clock.wall()
-        self.left_at: float | None = None  # when somebody saw that its client had left
         self.call: Call | None = None  # as what it was recorded
 
     @property
@@ -1848,7 +1849,7 @@ class Request:
     def has_left(self, seconds: float = 0.0) -> bool:
         """Wait up to so many seconds for the client to leave, before we cut it. True if it has."""
         if self.left_at is None and self.handler.has_left(seconds):
-            self.left_at = Clock.now()
+            vars(self).setdefault("left_at", Clock.now())  # in one step: others look, too
         return self.left_at is not None
 
 
@@ -1934,7 +1935,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.is_last = self.must_linger = True
             if rest is None:
                 self.server.abort(self.connection)
-            else:
+            elif rest:
                 self.connection.sendall(rest)
         except OSError:
             has_left = request.has_left() or not self.is_cut()
@@ -2782,7 +2783,7 @@ class Standalone:
 def first_line(server: MockOdooServer) -> str:
     is_near = server.host == "localhost" or re.fullmatch(LOOPBACK, server.host)
     network = "" if is_near else " - reachable from the network"
-    where = f"{server.url} - POST {server.endpoint}{network}"
+    where = f"{server.url} - POST {server.endpoint} - page at {PAGE_PATH}{network}"
     return f"Mock {server.service} on {where} - Ctrl+C stops"
 
 

@@ -116,6 +116,7 @@ SOCKET = "Socket"  # the class of all the server's sockets, so that a test can m
 START_THREAD = "start_new_thread"  # what starts all the server's threads
 STOP_PATIENCE = "PATIENCE"  # the module's 5 s for stop(); tests of a hanging thread would wait them
 REST = "REST"  # the module's 50 ms without descriptors, in which nobody is accepted
+LINGER = "LINGER"  # the module's 2 s to wait for more of a request that is not read to its end
 DRIP_INTERVAL = "DRIP_INTERVAL"  # the module's 0.1 s; a whole reply would take more than 20 s
 THREADS = "mock_odoo"  # the names of all the server's threads begin with this
 WORKER = "mock_odoo worker"  # the name of a thread that serves a connection
@@ -1187,7 +1188,8 @@ class TestReply:
         assert headers.get_all("Content-Type") == ["text/html"]
         assert headers.get_all("Server") == ["nginx"]
 
-    @pytest.mark.parametrize("header", ["close", ["TE", "close"], ("TE", "close")], ids=repr)
+    @pytest.mark.parametrize(
+        "header", ["close", "TE, Close", ["TE", "close"], ("TE", "close")], ids=repr)
     def test_a_connection_header_is_a_promise_and_a_list_makes_several_lines(self, odoo, header):
         odoo.play(Reply(503, headers={"connection": header, "X-Shop": "7"}))
         headers = ask(odoo, KEPT).headers
@@ -1474,6 +1476,15 @@ class TestCalls:
         post(odoo)
         assert [call.query for call in odoo.get_calls()] == ["shop=7&till=2", ""]
 
+    def test_secrets_are_masked_wherever_a_call_is_written_and_nowhere_else(self, steered):
+        names = ("Authorization", "proxy-authorization", "COOKIE", "Set-Cookie", "X-Api-Key")
+        send(steered, "POST", PATH, BODY, {**JSON, **{name: "sesam" for name in names}})
+        (call,) = steered.get_calls()
+        assert [call.headers[name] for name in names] == ["sesam"] * 5
+        for told in (json.loads(call.to_json()), *control(steered, "GET", "calls")[1]["calls"]):
+            assert [told["headers"][name] for name in names] == ["***"] * 5
+            assert told["headers"]["Content-Type"] == "application/json"
+
     def test_intervals_ignore_the_wall_clock(self, odoo):
         for _ in range(2):
             post(odoo)
@@ -1659,6 +1670,34 @@ class TestEndOfACall:
         until(lambda: True in looks)
         held.let_go()
         assert self.ended(server).left is True
+
+    def test_a_client_that_stays_has_left_at_no_moment(self, fresh, often_switching):
+        """Also where its connection ends with the answer."""
+
+        def look():
+            while not ended.is_set():
+                assert True not in [call.left for call in server.get_calls()]
+
+        server, ended = fresh(max_calls=3), threading.Event()
+        lookers = [in_background(look) for _ in range(2)]
+        for _ in range(60):
+            assert ask(server, request_bytes()).status == 200
+        ended.set()
+        assert [looker.result() for looker in lookers] == [None, None]
+
+    def test_it_has_left_with_its_time_and_does_not_come_back(self, odoo):
+        odoo.play("stall*")
+        for number in range(1, 21):
+            with connect(odoo, request_bytes()):
+                call = odoo.wait_for_calls(number)[-1]
+            told = []
+            until(lambda: told.append(json.loads(call.to_json())) or told[-1]["left"])
+            took = call.took
+            until(lambda: odoo.get_call_count() == number and call._request is None)
+            told.append(json.loads(call.to_json()))
+            assert {(each["took"] is None, each["left"]) for each in told} <= {
+                (True, None), (False, True)}
+            assert (call.left, call.took) == (True, took)
 
     def test_the_journal_has_both(self, odoo):
         post(odoo)
@@ -1892,6 +1931,28 @@ class TestRepeats:
         odoo.wait_for_calls(1)
         odoo.down(0)
         client.result()
+        post(odoo)
+        assert [call.repeats for call in odoo.get_calls()] == [None, 1]
+
+    def test_whoever_gets_no_answer_because_of_an_outage_repeats(self, odoo):
+        for number in range(30):
+            odoo.forget()
+            bodies = [{"n": 2 * number + n} for n in range(2)]
+            clients = [in_background(post, odoo, body) for body in bodies]
+            odoo.wait_for_heartbeats(2)
+            odoo.down(0)
+            lost = [isinstance(client.result(), FAILED) for client in clients]
+            for body in bodies:
+                post(odoo, body)
+            numbers = {call.payload["n"]: call.repeats for call in odoo.get_calls()}
+            for body, is_lost in zip(bodies, lost):
+                assert numbers[body["n"]] or not is_lost
+
+    def test_so_does_who_leaves_in_the_middle_of_a_long_answer(self, odoo):
+        odoo.play([Reply(200, b"x" * 30000000, accepts=True)])
+        with connect(odoo, request_bytes()) as client:
+            assert client.recv(100)
+        until(lambda: odoo.get_calls()[0].left)
         post(odoo)
         assert [call.repeats for call in odoo.get_calls()] == [None, 1]
 
@@ -2291,6 +2352,82 @@ class TestUnmatched:
             (told,) = odoo.get_unmatched()
         assert re.match("400 .*malformed request line ", told)
 
+    @pytest.mark.parametrize("path", ["/", "/_mock/nonsense", "/_mock/reset/"])
+    def test_a_post_that_is_no_heartbeat_is_told_beside_the_control_api_too(self, steered, path):
+        status = send(steered, "POST", path, BODY, JSON).status
+        assert steered.get_unmatched() == [f"{status} POST {path}"]
+
+    def test_without_the_control_api_who_looks_for_it_is_told(self, odoo):
+        send(odoo, "GET", "/_mock/state?a=1")
+        assert odoo.get_unmatched() == ["404 GET /_mock/state"]
+
+    @pytest.mark.parametrize(("data", "told"), named({
+        "in the first line": (b"POST /api", "POST /api: the request ends in the middle of its f"),
+        "in the headers": (
+            request_bytes()[:70], f"POST {PATH}: the request ends in the middle of its headers"),
+        "before the blank line": (
+            request_bytes(b"").rstrip() + b"\r\n",
+            f"POST {PATH}: the request ends in the middle of its headers"),
+        "before the body": (
+            request_bytes(b"", "Content-Length: 9"), f"POST {PATH}: the body ends after 0 of 9"),
+        "in the body": (
+            request_bytes(b"{}", "Content-Length: 9"), f"POST {PATH}: the body ends after 2 of 9"),
+        "in a body for a route": (
+            request_bytes(b"{}", "Content-Length: 9", path="/echo"), "POST /echo: the body ends "),
+        "before a chunk": (chunked_bytes(b""), f"POST {PATH}: the chunked body has no end"),
+        "in a size": (chunked_bytes(b"5"), f"POST {PATH}: the chunked body has no end"),
+        "in a chunk": (chunked_bytes(b"5\r\n{"), f"POST {PATH}: the body ends after 1 of 5 bytes"),
+        "behind a chunk": (chunked_bytes(b"2\r\n{}"), f"POST {PATH}: the body ends after 0 of 2"),
+        "before a trailer": (
+            chunked_bytes(b"2\r\n{}\r\n0\r\n"), f"POST {PATH}: the chunked body has no end"),
+    }))
+    @pytest.mark.parametrize("end", named({
+        "half": lambda client: client.shutdown(socket.SHUT_WR), "closed": socket.socket.close,
+        "reset": close_by_reset,
+    }))
+    def test_a_request_that_its_client_cuts_is_told_and_is_no_call(self, fresh, data, told, end):
+        events = []
+        server = fresh(on_event=events.append)
+        with connect(server, data) as client:
+            end(client)
+            if client.fileno() >= 0:
+                response = only(read_all(client))
+                assert (response.status, response.headers["Connection"]) == (400, "close")
+                assert response.json()["error"] in f"400 {server.get_unmatched()}"
+        until(server.get_unmatched)
+        server.stop()
+        (line,) = server.get_unmatched()
+        assert line.startswith("400 " + told)
+        assert [each["unmatched"] for each in events if each["event"] == "unmatched"] == [line]
+        assert server.get_call_count() == 0
+
+    @pytest.mark.parametrize("data", named({
+        "silent": b"", "a line break": b"\r\n", "kept": KEPT, "kept, line breaks": KEPT + b"\n\n",
+    }))
+    @pytest.mark.parametrize("end", named({
+        "its client": lambda server, client: client.close(),
+        "its client's reset": lambda server, client: close_by_reset(client),
+        "a stop": lambda server, client: server.stop(),
+        "an outage": lambda server, client: server.down(),
+    }))
+    def test_an_idle_connection_that_ends_is_no_news(self, odoo, data, end):
+        with connect(odoo, data) as client:
+            if KEPT in data:
+                client.recv(65536)
+            assert post(odoo, {}).status == 200  # so it has been accepted
+            end(odoo, client)
+        odoo.stop()
+        assert odoo.get_unmatched() == []
+
+    @stop_and_down
+    @pytest.mark.parametrize("size", [50, len(KEPT) - 1], ids=["headers", "body"])
+    def test_a_request_that_we_cut_is_no_news(self, odoo, end, size):
+        with connect(odoo, KEPT[:size]):
+            assert post(odoo).status == 200  # so the half one has been read, or soon will be
+            end(odoo)
+        odoo.stop()
+        assert odoo.get_unmatched() == []
+
     def test_the_newest_are_kept_until_a_reset(self, odoo):
         for n in range(25):
             send(odoo, "GET", f"/{n}")
@@ -2636,6 +2773,28 @@ class TestBodies:
     def test_a_refusal_reaches_a_client_that_goes_on_sending(self, odoo, data, status):
         assert ask(odoo, data).status == status
 
+    def test_a_refusal_reaches_a_client_that_goes_on_sending_for_long(self, odoo, monkeypatch):
+        monkeypatch.setattr(mock_odoo, LINGER, 0.2)
+
+        def pieces():
+            began = time.perf_counter()
+            while time.perf_counter() - began < 1:
+                yield b"%x\r\n" % (1 << 20) + bytes(1 << 20) + b"\r\n"
+
+        head = chunked_bytes(b"")
+        with connect(odoo, head) as client:
+            for piece in pieces():
+                client.sendall(piece)
+            assert only(read_all(client)).status == 413
+
+    @pytest.mark.parametrize("lines", [(), ("Content-Length: 0",)], ids=["without", "of none"])
+    def test_an_empty_body_says_whether_a_length_was_given(self, odoo, lines):
+        request = request_bytes(b"", *lines)
+        if not lines:
+            request = request.replace(b"Content-Length: 0\r\n", b"")
+        told = "the body is empty" + ("" if lines else ": there is no Content-Length")
+        assert ask(odoo, request).json() == {"error": told}
+
     @pytest.mark.parametrize("path", [PATH, "/health", "/nowhere"])
     def test_a_rejected_body_never_runs_as_the_next_request(self, odoo, path):
         smuggled = request_bytes(b'{"smuggled": true}')
@@ -2863,9 +3022,31 @@ class TestMalformedInput:
         headers = b"Connection: close\r\n" + b"X: 1\r\n" * 98
         assert ask(odoo, b"GET /health HTTP/1.1\r\nHost: a\r\n" + headers + b"\r\n").status == 200
 
-    def test_bare_line_feeds_and_a_leading_blank_line_are_fine(self, odoo):
-        head = request_bytes(b"", "Content-Length: 2").replace(b"\r\n", b"\n")
-        assert ask(odoo, b"\r\n" + head + b"{}").status == 200
+    @pytest.mark.parametrize("blank", [b"", b"\r\n", b"\n", b"\r\n" * 999, b"\r\n\n" * 40000])
+    def test_bare_line_feeds_and_leading_blank_lines_are_fine(self, odoo, blank):
+        first, rest = split(exchange(odoo, KEPT + blank + request_bytes().replace(b"\r\n", b"\n")))
+        assert (first.status, only(rest).status) == (200, 200)
+
+    @pytest.mark.parametrize(("version", "hosts", "status"), [
+        ("HTTP/1.1", [], 400), ("HTTP/1.0", [], 200), ("HTTP/1.1", [""], 200),
+        ("HTTP/1.1", ["a", "a"], 400), ("HTTP/1.0", ["a", "b"], 400), ("HTTP/1.1", ["a, b"], 400),
+    ])
+    def test_there_must_be_one_host(self, odoo, version, hosts, status):
+        lines = "".join(f"Host: {host}\r\n" for host in hosts).encode()
+        request = request_bytes(version=version).replace(b"Host: odoo\r\n", lines)
+        response = ask(odoo, request)
+        assert response.status == status
+        assert status == 200 or "Host" in response.json()["error"]
+
+    @pytest.mark.parametrize("line", [
+        "Authorization : Bearer sesam", "Cookie: session=sesam\0", "X-Api-Key: 1\n sesam",
+    ])
+    def test_a_malformed_header_line_tells_no_secret(self, odoo, line):
+        data = exchange(odoo, request_bytes(BODY, line))
+        assert only(data).status == 400
+        assert b"sesam" not in data
+        assert "malformed header line" in odoo.get_unmatched()[0]
+        assert "sesam" not in odoo.get_unmatched()[0]
 
 
 class TestBugs:
@@ -2974,6 +3155,21 @@ class TestFaults:
                 ends.add((end, bool(data)))
         assert ends == {("RST" if fault == "reset" else "FIN", fault in ("truncate", "garbage"))}
 
+    @pytest.mark.parametrize("fault", mock_odoo.FAULTS)
+    def test_every_fault_spoils_the_answer_but_those_that_send_it_whole(
+        self, odoo, monkeypatch, fault
+    ):
+        monkeypatch.setattr(mock_odoo, DRIP_INTERVAL, 0)
+        odoo.play(["ok", fault])
+        whole = exchange(odoo, request_bytes())
+        with connect(odoo, request_bytes()) as connection:
+            odoo.wait_for_calls(2)
+            if fault not in mock_odoo.WHOLE:
+                odoo.reset()  # or it may hold the connection open
+            data, end = drain(connection)
+        is_whole = (len(data), end) == (len(whole), "FIN")
+        assert is_whole is (fault in mock_odoo.WHOLE)
+
     def test_truncate_sends_the_headers_and_half_of_the_body(self, odoo):
         odoo.play("truncate")
         with connect(odoo, KEPT) as connection:
@@ -3080,8 +3276,9 @@ class TestLettingGo:
         until(lambda: call.took is not None)
         server.stop()
         assert (call.left, call.accepted) == (left, script in ("ok@60s", "drip"))
-        told = [(each["number"], each["after"]) for each in events if each["event"] == "left"]
-        assert told == ([(1, round(call.took, 3))] if left else [])
+        told = [(each["number"], each["after"], each["sender"])
+                for each in events if each["event"] == "left"]
+        assert told == ([(1, round(call.took, 3), "KKT-001")] if left else [])
         assert new_threads() == []
 
     def test_a_call_that_a_reset_overtakes_is_forgotten_and_takes_no_step(self, fresh, held):
@@ -3703,7 +3900,7 @@ class TestPatchedWorld:
         with pytest.raises(ZeroDivisionError):
             fails.__exit__(None)
 
-    @pytest.mark.parametrize("script", [word for word in mock_odoo.FAULTS if word != "drip"])
+    @pytest.mark.parametrize("script", [word for word in mock_odoo.FAULTS if word not in mock_odoo.WHOLE])
     @pytest.mark.parametrize("part", ["socket.socket", "threading.Event", "threading.Thread"])
     def test_a_fault_is_as_real_as_ever(self, odoo, part, script):
         odoo.play(script)
@@ -3813,6 +4010,20 @@ class TestStop:
         monkeypatch.undo()
         server.stop()
         client.result()
+
+    def test_it_says_how_much_news_waits_where_nothing_hangs(self, monkeypatch):
+        def on_event(event):
+            threading.Event().wait(0.03)  # slow, but it gets on
+
+        server = MockOdooServer(port=0, on_event=on_event)
+        server.start()
+        for _ in range(30):
+            server.set_success()
+        monkeypatch.setattr(mock_odoo, STOP_PATIENCE, 0.2)
+        with pytest.raises(RuntimeError, match=r"^a thread has not ended in 0 s; \d\d news wait"):
+            server.stop()
+        monkeypatch.undo()
+        server.stop()
 
     @pytest.mark.parametrize("end", named({
         name: CALLS[name] for name in ("stop", "down", "down for no time")}))
@@ -4656,7 +4867,8 @@ class TestCommandLine:
     def test_the_first_line_stands_when_clients_can_connect(self, launch, host, told):
         process = launch("--host", host)
         url = f"http://127.0.0.1:{process.port}"
-        assert process.first == f"Mock Odoo on {url} - POST {PATH}{told} - Ctrl+C stops\n"
+        where = f"{url} - POST {PATH} - page at /_mock/{told}"
+        assert process.first == f"Mock Odoo on {where} - Ctrl+C stops\n"
         assert send(process, "GET", "/health").status == 200
 
     def test_flags_reach_the_server(self, launch):
@@ -6037,7 +6249,7 @@ class TestVerdict:
         assert picky.get_calls()[1].delay == 0.001
 
     @pytest.mark.parametrize(("script", "asked"), named({
-        **{word: (word, 0) for word in mock_odoo.FAULTS if word != "drip"},
+        **{word: (word, 0) for word in mock_odoo.FAULTS if word not in mock_odoo.WHOLE},
         **{word: (word, 0) for word in mock_odoo.WORDS if word != "ok"},
         "ok": ("ok", 1),
         "drip": ("drip", 1),
