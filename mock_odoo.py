@@ -726,16 +726,9 @@ class Scenario:
 
     def note(self, name: str, **fields: object) -> None:
         """Remember what was done to the fake, and tell of it."""
-        event = self.tell_of(name, **fields)
+        event = make_event(name, fields)
         self.record.events = (*self.record.events, event)[-MAX_EVENTS:]
-
-    def tell_of(self, name: str, **fields: object) -> Event:
-        """Tell of an event, which is remembered only if it was done to the fake."""
-        now = Clock.wall()
-        event = {"event": name, "at": now, "time": iso_time(now), **fields}
-        with self.lock:
-            self.teller.add("on_event", dict(event))
-        return event
+        self.teller.add("on_event", dict(event))
 
     # -- What came: the threads of clients call these, without the lock
 
@@ -775,6 +768,11 @@ class Scenario:
                 self.record.unmatched = (*self.record.unmatched, told)[-MAX_UNMATCHED:]
                 self.tell_of("unmatched", unmatched=told)
 
+    def tell_of(self, name: str, **fields: object) -> None:
+        """Tell of an event that is not remembered: it was not done to the fake."""
+        with self.lock:
+            self.teller.add("on_event", make_event(name, fields))
+
     # -- Waiting, without the lock
 
     def wait(
@@ -810,6 +808,11 @@ class Scenario:
                     f"{found} of {n} {what}{fit} in {float(timeout)} s; {story(record)}"
                 )
             news.wait(left)
+
+
+def make_event(name: str, fields: Event) -> Event:
+    now = Clock.wall()
+    return {"event": name, "at": now, "time": iso_time(now), **fields}
 
 
 def story(record: Record) -> str:
