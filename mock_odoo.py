@@ -163,8 +163,7 @@ class Reply:
     def __str__(self) -> str:
         return self.word + format_delay(self.delay)
 
-    def __repr__(self) -> str:
-        return f"<Reply {self}>"
+    __repr__ = __str__
 
 
 def outcome(accepted: bool, word: str) -> str:
@@ -192,7 +191,13 @@ def check_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError("Transfer-Encoding cannot be set: a reply has a Content-Length")
         if not re.fullmatch("[\t\x20-\x7e\x80-\xff]*", value):  # RFC 9110, section 5.5
             raise ValueError(f"header {name} must be one line of Latin-1 text, not {value!r:.80}")
-    return dict(headers)
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in headers.items()}
+
+
+def merge(usual: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Headers, where own ones replace usual ones of the same name, whatever its case."""
+    names = {name.lower() for name in own}
+    return {**{name: usual[name] for name in usual if name.lower() not in names}, **own}
 
 
 def format_delay(seconds: float) -> str:
@@ -227,7 +232,6 @@ HINTS = {
     "up": "an outage is no reply: call up() to end it",
     "timeout": "for a client's time-out, write stall",
     "slow": "for a slow reply, write ok@6s",
-    "error": "write the status, such as 500",
 }
 
 
@@ -239,17 +243,15 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
-def describe_replies() -> dict[str, str]:
-    """Every kind of reply that a script can name, and what the client gets."""
-    words = {word: meaning for word, (meaning, _) in WORDS.items()}
-    return {
-        "ok": words.pop("ok"),
-        "503": "that status, with a JSON error",
-        "502, 504": "that status, with a proxy's page of HTML",
-        "404 ...": "any status from 200 to 599; from 400 on, with a page of HTML",
-        **FAULTS,
-        **words,
-    }
+#: Every kind of reply that a script can name, and what the client gets.
+REPLIES = {
+    "ok": "the success reply",
+    "503": "that status, with a JSON error",
+    "502, 504": "that status, with a proxy's page of HTML",
+    "404 ...": "any status from 200 to 599; from 400 on, with a page of HTML",
+    **FAULTS,
+    **{word: meaning for word, (meaning, _) in WORDS.items() if word != "ok"},
+}
 
 
 class Step:
@@ -400,8 +402,9 @@ def settle(scripted: Reply | None, verdict: Reply) -> Reply:
         return verdict
     if scripted.body is not None or scripted.status >= 300:
         return scripted
-    merged = {**verdict.headers, **scripted.headers}
-    reply = verdict.but(delay=scripted.delay or verdict.delay, headers=merged)
+    reply = verdict.but(
+        delay=scripted.delay or verdict.delay, headers=merge(verdict.headers, scripted.headers)
+    )
     if scripted.status != 200:
         reply.status = scripted.status
     if scripted.word != "ok":  # an ok leaves all else to the service
@@ -611,8 +614,7 @@ class Teller:
         self.worker: Task | None = None  # the thread whose client waits for what is being told
         self.newest = Signal()  # given when all has been told that was added so far
         self.newest.give()
-        self.told = 0
-        self.failure: BaseException | None = None
+        self.told_count = 0
 
     def ask(self, name: str, function: Function, *args: object) -> Any:
         """Call a function of the user's, in a thread of ours. None where it fails."""
@@ -630,7 +632,7 @@ class Teller:
     def fail(self, name: str, error: BaseException) -> None:
         """Log an error that is being handled, and keep it for the end of the `with` block."""
         log_bug(f"{name} failed")
-        self.failure = self.failure or error
+        vars(self).setdefault("failure", error)  # in one step: several threads ask
 
     def add(self, name: str, news: object) -> Signal | None:
         """Queue some news. Call this under the lock: the order is made here.
@@ -663,7 +665,7 @@ class Teller:
                     return
                 name, news, self.worker, told = self.queue.popleft()
             self.ask(name, self.functions[name], news)
-            self.told += 1
+            self.told_count += 1
             told.give()
 
 
@@ -940,7 +942,7 @@ class MockOdooServer:
         self._released = -FOREVER  # when a port was ours for the last time
         self._listener: Listener | None = None  # each start and each outage makes a new one
         self._listeners: list[Listener] = []  # also closed ones that may still serve somebody
-        self._own_paths: set[str] = set()
+        self._own: set[Route] = set()  # routes that are not the user's
         self.routes: Routes = {}
         self._offer({check_endpoint(self.endpoint): {"POST": self._answer_heartbeat}})
         self._offer(self._pages())
@@ -962,8 +964,8 @@ class MockOdooServer:
     def _offer(self, routes: Routes) -> None:
         """Add routes of the fake itself. A path may take several methods; an existing one wins."""
         for path, methods in routes.items():
-            self._own_paths.add(path)
             for method, route in methods.items():
+                self._own.add(route)
                 self.routes.setdefault(path, {}).setdefault(method, route)
 
     # -- What a healthy service says: for subclasses to override
@@ -1107,7 +1109,7 @@ class MockOdooServer:
             return request.refusal.reply
         request.let_go = self._scenario.delays
         reply = self._ask(request.route, line, request)
-        if request.path not in self._own_paths:
+        if request.route not in self._own:
             self._scenario.tell_of("request", request=clip(f"{reply.status} {line}", 200))
         return reply
 
@@ -1152,7 +1154,7 @@ class MockOdooServer:
             body = encode({"error": f"{self.service} service unavailable"})
         elif reply.status >= 400:
             body, headers = make_page(title), AS_PAGE
-        return reply.but(body=body, headers={**headers, **reply.headers})
+        return reply.but(body=body, headers=merge(headers, reply.headers))
 
     def _answer_ended(self, request: Request, has_left: bool, is_over: bool) -> None:
         """The answer to a request goes out, or it is over, perhaps as its client has left."""
@@ -1227,7 +1229,7 @@ class MockOdooServer:
         """
         teller = self._scenario.teller
         deadline = Clock.now() + PATIENCE
-        told = teller.told
+        told_count = teller.told_count
         tasks = self._change(self._stop)
         if tasks is None or sys.is_finalizing() or self._is_inside():
             return  # it would wait for the caller, or for nobody
@@ -1237,7 +1239,7 @@ class MockOdooServer:
             if teller.task is not None:
                 teller.task.ended.wait(0.1)
             return
-        suspects = [*tasks, teller.task] if teller.told == told else tasks
+        suspects = [*tasks, teller.task] if teller.told_count == told_count else tasks
         hanging = [task.doing for task in suspects if task is not None and task.doing]
         complaint = f"{hanging[0] if hanging else 'a thread'} has not ended in {PATIENCE:.0f} s"
         if hanging:
@@ -1277,9 +1279,11 @@ class MockOdooServer:
 
         self._changes.append(make)
         try:
-            maker = Task("mock_odoo change", self._make_changes, self._scenario.crew)
-        except RuntimeError:  # out of threads
+            maker = Task("mock_odoo change", self._make_changes)
+        except BaseException as error:  # no thread is left, or a signal handler raises
             self._make_changes()
+            if not isinstance(error, RuntimeError):
+                raise
         else:
             if is_ours:
                 return None
@@ -1294,14 +1298,13 @@ class MockOdooServer:
                 self._changes.popleft()()
 
     def __enter__(self) -> Self:
-        self._scenario.teller.failure = None  # of an earlier life
+        vars(self._scenario.teller).pop("failure", None)  # of an earlier life
         self.start()
         return self
 
     def __exit__(self, error_type: object, *exc_info: object) -> None:
         self.stop()
-        teller = self._scenario.teller
-        failure, teller.failure = teller.failure, None
+        failure = vars(self._scenario.teller).pop("failure", None)
         if failure is not None and error_type is None:
             raise failure
 
@@ -1322,7 +1325,7 @@ class MockOdooServer:
         if seconds == 0:
             self._open(listener, "up")
         elif seconds is not None:
-            self._or_stop(listener.open_after, seconds)
+            listener.open_after(seconds)
 
     def up(self) -> None:
         """End an outage; harmless when there is none.
@@ -1374,18 +1377,14 @@ class MockOdooServer:
                 is_taken = getattr(error, "errno", None) == errno.EADDRINUSE
                 if not is_taken or Clock.now() > self._released + RELEASE:
                     self._close()
-                    if isinstance(error, OSError):
-                        raise self._explain(error) from None
-                    raise
+                    if not isinstance(error, OSError):
+                        raise
+                    raise OSError(
+                        error.errno,
+                        f"cannot listen on {self.host}, port {self.port}: {error.strerror}"
+                        f"{REMEDIES.get(error.errno or 0, '')}",
+                    ) from None
             Clock.sleep(0.001)
-
-    def _explain(self, error: OSError) -> OSError:
-        """The error with its way out."""
-        remedy = REMEDIES.get(error.errno or 0, "")
-        return OSError(
-            error.errno,
-            f"cannot listen on {self.host}, port {self.port}: {error.strerror}{remedy}",
-        )
 
     def _close(self) -> None:
         if self._listener is not None:
@@ -1851,7 +1850,8 @@ class Request:
 
     def has_left(self, seconds: float = 0.0) -> bool:
         """Wait up to so many seconds for the client to leave, before we cut it. True if it has."""
-        if self.left_at is None and self.handler.has_left(seconds):
+        connection, cut = self.handler.connection, self.handler.server.cut
+        if self.left_at is None and has_left(connection, seconds) and cut.get(connection, True):
             vars(self).setdefault("left_at", Clock.now())  # in one step: others look, too
         return self.left_at is not None
 
@@ -1867,19 +1867,14 @@ def http_date(second: int) -> str:
 
 
 @functools.lru_cache(maxsize=32)  # most replies of a second have the same
-def make_head(
-    status: int, kind: str, length: int, option: str, own: tuple[Any, ...], second: int
-) -> bytes:
+def make_head(status: int, kind: str, length: int, own: tuple[Any, ...], second: int) -> bytes:
     """Make a status line and headers. A reply's own headers replace the usual ones."""
-    lines = [("Server", f"mock_odoo/{__version__}"), ("Date", http_date(second))]
+    usual = {"Server": f"mock_odoo/{__version__}", "Date": http_date(second)}
     if status not in BODILESS:
-        lines += [("Content-Type", f"{kind}; charset=utf-8"), ("Content-Length", str(length))]
-    if option:
-        lines.append(("Connection", option))
-    names = {name.lower() for name, _ in own}
-    lines = [line for line in lines if line[0].lower() not in names]
-    text = "".join([f"{name}: {value}\r\n" for name, value in (*lines, *own)])
-    return f"HTTP/1.1 {status} {phrase(status)}\r\n{text}\r\n".encode("latin-1")
+        usual["Content-Type"] = f"{kind}; charset=utf-8"
+        usual["Content-Length"] = str(length)
+    lines = [f"{name}: {value}\r\n" for name, value in header_lines(merge(usual, dict(own)))]
+    return f"HTTP/1.1 {status} {phrase(status)}\r\n{''.join(lines)}\r\n".encode("latin-1")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -1935,7 +1930,8 @@ class Handler(BaseHTTPRequestHandler):
             if rest is None or len(rest) <= SMALL:  # now, so that the client finds it ended
                 self.app._answer_ended(request, has_left, is_over=False)
             if reply.fault not in WHOLE:
-                self.is_last = self.must_linger = True
+                self.is_last = True
+                self.must_linger = rest is not None
             if rest is None:
                 self.server.abort(self.connection)
             elif rest:
@@ -1954,10 +1950,6 @@ class Handler(BaseHTTPRequestHandler):
         """After that, nothing is recorded, and nothing that has been received is answered."""
         if self.is_cut():
             raise ConnectionAbortedError("we left")
-
-    def has_left(self, seconds: float) -> bool:
-        """Wait up to so many seconds for the client to leave. True if it has, before we cut it."""
-        return has_left(self.connection, seconds) and self.server.cut.get(self.connection, True)
 
     def linger(self) -> None:
         """Close our half, and read on while more comes.
@@ -2097,16 +2089,18 @@ class Handler(BaseHTTPRequestHandler):
     def compose(self, reply: Reply, request: Request | None = None) -> tuple[bytes, bytes]:
         """Make the head and the body of a reply, as they are before any fault spoils them."""
         body = reply.body or b""
-        own = tuple(header_lines(reply.headers))
+        own = reply.headers
         self.is_last = self.is_last or self.server.is_closing
-        option = "close" if self.is_last else ""
-        if not option and request is not None and request.head.is_http_1_0:
-            option = "keep-alive"
-        kind = "application/json" if reply.is_json else "text/plain"
-        head = make_head(reply.status, kind, len(body), option, own, int(Clock.wall()))
-        for name, value in own:
+        if self.is_last:
+            own = merge({"Connection": "close"}, own)
+        elif request is not None and request.head.is_http_1_0:
+            own = merge({"Connection": "keep-alive"}, own)
+        for name, value in header_lines(own):
             if name.lower() == "connection" and "close" in tokens(value):
                 self.is_last = True
+        kind = "application/json" if reply.is_json else "text/plain"
+        second = int(Clock.wall())
+        head = make_head(reply.status, kind, len(body), tuple(own.items()), second)
         is_bare = reply.status in BODILESS or (request is not None and request.method == "HEAD")
         return head, b"" if is_bare else body
 
@@ -2146,7 +2140,7 @@ class Worker:
 
     def __init__(self, listener: Listener, connection: Any, address: Address) -> None:
         self.connection, self.address = connection, address  # None when it serves nobody
-        self.has_work = Signal()
+        self.has_work: Signal  # made whenever it has none
         crew = listener.app._scenario.crew
         self.task = Task("mock_odoo worker", lambda: listener.work(self), crew)
 
@@ -2339,13 +2333,11 @@ class Listener(ThreadingHTTPServer):
         if not worker.connection.recv(1, socket.MSG_PEEK):
             raise ConnectionAbortedError("the client left")
         try:
-            tls = context.wrap_socket(
-                worker.connection, server_side=True, do_handshake_on_connect=False
-            )
-            with self.lock:
+            with self.lock:  # or it might be closed meanwhile
+                tls = context.wrap_socket(
+                    worker.connection, server_side=True, do_handshake_on_connect=False
+                )
                 worker.connection = tls
-            if self.is_closing:  # maybe only the plain socket was cut, which TLS has replaced
-                cut(tls)
             tls.do_handshake()
         except OSError as error:
             self.app._scenario.note_unmatched(
@@ -2429,7 +2421,7 @@ class Control:
             },
             "/_mock/events": {"GET": route(self.events)},
             "/_mock/wait": {"GET": route(self.wait, *counts, "timeout", "sender", "more")},
-            "/_mock/script": {"PUT": route(self.play, "script", "loop")},
+            "/_mock/script": {"PUT": route(self.server.play, "script", "loop")},
             "/_mock/reset": {"POST": route(self.server.reset)},
             "/_mock/down": {"POST": route(self.down, "seconds")},
         }
@@ -2500,7 +2492,7 @@ class Control:
 
     def state(self, status: int = 200, **more: object) -> Reply:
         server, script = self.server, self.server._scenario.script
-        record = self.server._scenario.record  # of one moment, even if somebody resets it
+        record = self.server._scenario.record
         calls = record.calls_after(0)
         state = {
             "service": server.service,
@@ -2521,11 +2513,11 @@ class Control:
 
     def senders(self, calls: Sequence[Call]) -> list[dict[str, object]]:
         """Who sent the calls that are kept, and when: in the order of their first calls."""
-        self._names = {
-            call: self._names.get(call) or self.server._describe("sender", call) for call in calls
-        }
+        known = self._names  # by other requests, too
+        names = {call: known.get(call) or self.server._describe("sender", call) for call in calls}
+        self._names = names
         senders: dict[str, list[Call]] = {}
-        for call, name in self._names.items():
+        for call, name in names.items():
             senders.setdefault(name, []).append(call)
         return [
             {
@@ -2572,11 +2564,6 @@ class Control:
         is_plain = sender is None and str(more) == "0"
         self.server._wait(what, n, seconds, None if is_plain else is_counted)
 
-    def play(self, script: Any = ..., loop: bool = False) -> None:
-        if script is ...:
-            raise ValueError('"script" is missing; send {"script": "503*3"}, for example')
-        self.server.play(script, loop)
-
     def down(self, seconds: float | None = None) -> None:
         if seconds is None:
             raise ValueError(
@@ -2607,7 +2594,9 @@ def print_line(line: str, encoding: str | None = None) -> None:
     if buffer is not None:
         stream.flush()
         data = (line + os.linesep).encode(encoding or stream.encoding, "backslashreplace")
-        getattr(buffer, "raw", buffer).write(data)
+        write = getattr(buffer, "raw", buffer).write
+        while data:  # a console of Windows takes a part of a long line
+            data = data[write(data) or len(data):]
     elif stream is not None:  # in IDLE and the like, it is made of text
         stream.write(line + "\n")
 
@@ -2928,7 +2917,7 @@ def make_parser(server_class: type[MockOdooServer]) -> argparse.ArgumentParser:
 def make_epilog(command: str, noun: str) -> str:
     replies = "\n".join(
         f"    {word:<10}  {meaning}"
-        for word, meaning in describe_replies().items()
+        for word, meaning in REPLIES.items()
     )
     return f"""\
 examples:
@@ -3029,7 +3018,7 @@ class StopSignal:
         import signal
 
         for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None is one of C's
         if self._handlers:
             signal.set_wakeup_fd(self._wakeup)
         self._receiver.close()
@@ -3053,7 +3042,7 @@ def main(argv: list[str] | None = None, server_class: type[MockOdooServer] = Moc
     except (BrokenPipeError, KeyboardInterrupt):  # `--read | head` has ended, or was ended
         pass
     except OSError as error:
-        if args.read is not None and error.errno == errno.EINVAL:  # as Windows has BrokenPipeError
+        if error.errno == errno.EINVAL and error.filename is None:  # BrokenPipeError, on Windows
             return 0
         place = "" if error.filename is None else f"cannot open {error.filename}: "
         parser.error(f"{place}{error.strerror or error}")
@@ -3088,8 +3077,8 @@ def time_left(deadline: float) -> float:
 
 def check_whole(name: str, value: int, low: int, high: float = FOREVER) -> int:
     """Return `value`; raise TypeError or ValueError unless it is a whole number in range."""
-    limits = f"{low} or more" if high == FOREVER else f"from {low} to {high}"
-    allowed = f"a whole number{',' if high == FOREVER else ''} {limits}"
+    limits = f", {low} or more" if high == FOREVER else f" from {low} to {high}"
+    allowed = f"a whole number{limits}"
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be {allowed}, not {value!r:.80}")
     if not low <= value <= high:
@@ -3274,6 +3263,7 @@ def depth(text: str) -> int:
 # -- Threads, and waiting. Tests patch classes and functions of threading, socket and select. So
 # what is needed of these is taken here, when the module is imported.
 
+Dummy: Any = threading._DummyThread
 Lock = threading.Lock
 RLock = threading.RLock
 Socket = socket.SocketType  # the class beneath socket.socket, whose methods nobody patches
@@ -3281,9 +3271,9 @@ start_new_thread = _thread.start_new_thread
 select_now = select.select
 make_poll: Any = getattr(select, "poll", None)  # Windows has none
 READABLE = getattr(select, "POLLIN", 1)
-HUNG_UP: int = getattr(select, "POLLRDHUP", 0)  # Linux alone has it
-if type(make_poll) is not type(len):  # gevent's, which does not know it
-    HUNG_UP = 0
+#: What poll() tells where a client has hung up: on Linux alone, and gevent's does not know it.
+IS_LINUX = sys.platform == "linux" and type(make_poll) is type(len)
+HUNG_UP: int = select.POLLRDHUP if IS_LINUX else 0
 PEEK = socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)
 CAN_PEEK = PEEK != socket.MSG_PEEK  # on Windows, it would wait where another thread is faster
 ESTABLISHED = b"\1"  # what TCP_INFO says of a connection that neither side has begun to close
@@ -3323,9 +3313,10 @@ class Signal:
 
 
 class Task:
-    """A thread of a fake, which begins at once, and is one of the crew until it ends.
+    """A thread of a fake, which begins at once. It never keeps the process from ending.
 
-    It never keeps the process from ending.
+    Until it ends, it is one of its crew, for which stop() waits. A change has none: a signal
+    handler that calls stop() may have interrupted its start.
 
     It is no threading.Thread, as such a thread's start() waits on an Event, whose methods tests
     patch, and hangs at the interpreter's end. But threading knows it, by its name, while it lives.
@@ -3334,16 +3325,16 @@ class Task:
 
     doing: str | None = None  # the user's function that it is in
 
-    def __init__(self, name: str, function: Function, crew: set[Task]) -> None:
+    def __init__(self, name: str, function: Function, crew: set[Task] | None = None) -> None:
         self.name = name
         self.ended = Signal()
         self._function = function
-        self._crew = crew
+        self._crew = set() if crew is None else crew
         try:
-            crew.add(self)
+            self._crew.add(self)
             start_new_thread(self._run, ())
         except BaseException:  # no thread is left, or a signal handler raises
-            crew.discard(self)
+            self._crew.discard(self)
             raise
 
     def _run(self) -> None:
@@ -3359,11 +3350,19 @@ class Task:
             self.ended.give()
 
     def _introduce(self) -> None:
-        """Tell threading our name, and let coverage and debuggers see the user's functions."""
+        """Tell threading our name, and let coverage and debuggers see the user's functions.
+
+        Not by current_thread(): its lock may be held by what a signal handler has interrupted.
+        """
         try:
-            threading.current_thread().name = self.name
-            sys.settrace(getattr(threading, "_trace_hook", None))
-            sys.setprofile(getattr(threading, "_profile_hook", None))
+            thread: Any = Dummy.__new__(Dummy)
+            threading.Thread.__init__(thread, name=self.name, daemon=True)
+            thread._started.set()
+            thread._set_ident()
+            threading._active[thread.ident] = thread  # type: ignore[attr-defined]
+            for hook, name in ((sys.settrace, "_trace_hook"), (sys.setprofile, "_profile_hook")):
+                if getattr(threading, name, None) is not None:
+                    hook(getattr(threading, name))
         except Exception:  # noqa: BLE001, S110 - it is patched
             pass
 
