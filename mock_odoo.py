@@ -19,7 +19,7 @@ A map of the file. For the story, read the first three rooms.
 
     Replies          what a heartbeat can be answered, and the script of it
     Memory           the script that plays, the calls that came, who waits and who hears of them
-    MockOdooServer   the public face: it answers requests, and is what tests hold
+    MockOdooServer   what tests hold: it says what a healthy service says, starts and stops
     Contract         what a heartbeat must hold, for strict=True
     Wire             bytes to requests, replies to bytes, honest or faulty: the faults stand here
     Listener         the port, its threads and its connections
@@ -32,16 +32,16 @@ Three questions that a reader has:
 
     Who may hold which lock?
         A server has one lock. Whoever changes something holds it, and is a thread of the fake,
-        which no signal interrupts; nobody calls a user's function meanwhile. A heartbeat that asks
-        the service holds another, taken before it. Readers hold none: they copy a list, or take
-        what is replaced as a whole.
+        which no signal interrupts; nobody calls a user's function meanwhile. Heartbeats take turns:
+        each holds a second lock, taken before it. Readers hold none: they copy a list, or take what
+        is replaced as a whole.
     Who calls the user's functions?
         The teller's thread calls on_call and on_event, one at a time, in order. A request's own
         thread calls routes and, one heartbeat at a time, verdict, make_success and find_problems.
         `where`, `sender` and `describe_call` are called by the thread that wants to know.
     What ends a wait?
         What it waits for, its time or, in a thread of the fake, a stop. At the interpreter's end,
-        nothing waits.
+        stop() waits for nobody.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Reply:
 
 
 def outcome(accepted: bool, word: str) -> str:
-    """What becomes of a heartbeat: "accepted", "refused" by a status, or "spoilt" by a fault."""
+    """What becomes of a call: "accepted", "refused" by a status, "spoilt" by any other word."""
     return "accepted" if accepted else "refused" if word.isdigit() else "spoilt"
 
 
@@ -281,7 +281,7 @@ class Script:
         except RecursionError:
             raise ValueError("the script holds itself, or lists in lists without end") from None
         for step, after in zip(self._steps, self._steps[1:]):
-            if step.times == FOREVER and not loop:  # whose rest is a script, too
+            if step.times == FOREVER and not loop:  # which may have become "503*, ok" by turning
                 raise ValueError(
                     f"step '{after}' can never come: '{step}' before it lasts for ever"
                 )
@@ -318,7 +318,8 @@ def read_steps(script: ScriptLike) -> list[Step]:
     if isinstance(script, dict):
         return [Step(read_fields(script))]
     if isinstance(script, str):
-        return [read_step(text.strip()) for text in script.split(",")] if script.strip() else []
+        texts = script.split(",") if script.strip() else []
+        return [read_step(text.strip()) for text in texts]
     if isinstance(script, (list, tuple)):
         return [step for part in script for step in read_steps(part)]
     if type(script).__name__ == "Reply":
@@ -375,7 +376,9 @@ def read_reply(word: str) -> Reply:
 
 def read_delay(text: str) -> float:
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(m?s)", text)
-    seconds = float(match.group(1)) / (1000 if match.group(2) == "ms" else 1) if match else FOREVER
+    seconds = FOREVER
+    if match:
+        seconds = float(match.group(1)) / (1000 if match.group(2) == "ms" else 1)
     if seconds > MAX_SECONDS:
         raise ValueError(
             f"{text!r:.80} is no delay; it is written like @2s or @250ms, up to @{MAX_SECONDS}s"
@@ -414,8 +417,7 @@ def settle(scripted: Reply | None, verdict: Reply) -> Reply:
 
 # ------------------------------------------------------------------------------------------
 # Memory: the script that plays, the calls that came, who waits for them, and who hears of them.
-# It knows replies; of a request it reads when and from whom it came, its head and its body, and
-# asks it whether its client has left.
+# It knows replies and requests, and no socket.
 # ------------------------------------------------------------------------------------------
 
 MAX_UNMATCHED = 20  # requests that were no calls
@@ -478,7 +480,7 @@ class Call:
         self._head = request.head.raw
         self._arrived = request.arrived  # for intervals: somebody may set the wall clock
         self._end: End = (None, None)
-        self._was_spoilt = not (reply.accepts and reply.fault in WHOLE)
+        self._was_spoilt = not (reply.accepts and reply.status < 300 and reply.fault in WHOLE)
         self._request: Request | None = request  # until its answer is over
 
     @property
@@ -510,12 +512,12 @@ class Call:
             if CAN_PEEK:
                 request.has_left()  # which notes when
             left_at = request.left_at
-            if left_at is not None and self._end[0] is None:  # or its end closed the connection
+            if left_at is not None and self._end[0] is None:  # else what we saw was our own end
                 return left_at - self._arrived, True
         return self._end
 
     def end(self, request: Request, has_left: bool, is_over: bool) -> bool:
-        """Its answer is going out, or is over. True for the news that its client has left."""
+        """Note that its answer goes out, and later that it is over. True where its client left."""
         is_news = has_left and not self._end[1]
         if is_news or self._end[0] is None:
             ended_at = (has_left and request.left_at) or Clock.now()
@@ -541,7 +543,9 @@ class Call:
     def _to_record(self) -> dict[str, Any]:
         headers = self.headers
         payload = self.payload
-        record: dict[str, Any] = {name: getattr(self, name) for name in self.FIELDS}
+        record: dict[str, Any] = {}
+        for name in self.FIELDS:
+            record[name] = getattr(self, name)
         record["took"], record["left"] = self._look()
         record["time"] = iso_time(self.received_at)
         record["label"] = self.reply + format_delay(self.delay)  # as a script has it
@@ -559,8 +563,14 @@ class Call:
         return f"<Call {self.number}: {self.reply} {self.body!r:.200}>"
 
 
-class Record:
-    """What came since the last reset, which begins a new record.
+def intervals(times: Iterable[float]) -> list[float]:
+    """From each time to the next. Calls that come at once may be recorded in another order."""
+    ordered = sorted(times)
+    return [later - earlier for earlier, later in zip(ordered, ordered[1:])]  # noqa: RUF007
+
+
+class Memory:
+    """What came since the last reset, which begins a new one.
 
     Whoever adds to it holds the lock. Readers need none: they take a number, a tuple that is
     replaced as a whole, or a copy of the list (a deque cannot be copied while it grows).
@@ -585,7 +595,7 @@ class Record:
                 del self._latest[next(iter(self._latest))]
         self._calls.append(call)
         if self._max_calls is not None and len(self._calls) > self._max_calls * 9 // 8:
-            del self._calls[: -self._max_calls]  # one of a long list would take as long as many
+            del self._calls[: -self._max_calls]  # many at once: each time, all others move
         self.heartbeat_count += call.accepted
         self.call_count += 1
         return call
@@ -672,12 +682,10 @@ class Teller:
 class Scenario:
     """The script and the memory under one lock, so that call N got reply N."""
 
-    def __init__(
-        self, max_calls: int | None, functions: dict[str, Any]
-    ) -> None:
+    def __init__(self, max_calls: int | None, functions: dict[str, Any]) -> None:
         self._max_calls = max_calls
         self.script = Script()
-        self.record = Record(max_calls)
+        self.memory = Memory(max_calls)
         self._make_locks(functions)
 
     def _make_locks(self, functions: dict[str, Any]) -> None:
@@ -704,14 +712,14 @@ class Scenario:
             self.play(Script())
 
     def forget(self) -> None:
-        """Begin a new record, which takes over what was done to the fake."""
-        self.record = Record(self._max_calls, self.record.events)
+        """Begin a new memory, which takes over what was done to the fake."""
+        self.memory = Memory(self._max_calls, self.memory.events)
         self.note("forget")
         self.ring()
 
     def reset(self) -> None:
         self.script = Script()
-        self.record = Record(self._max_calls)
+        self.memory = Memory(self._max_calls)
         self.note("reset")
         self.let_go()
 
@@ -729,7 +737,7 @@ class Scenario:
     def note(self, name: str, **fields: object) -> None:
         """Remember what was done to the fake, and tell of it."""
         event = make_event(name, fields)
-        self.record.events = (*self.record.events, event)[-MAX_EVENTS:]
+        self.memory.events = (*self.memory.events, event)[-MAX_EVENTS:]
         self.teller.add("on_event", dict(event))
 
     # -- What came: the threads of clients call these, without the lock
@@ -746,14 +754,14 @@ class Scenario:
             with self.lock:
                 request.handler.check_open()
                 step, self.script = self.script.next()
-                record = self.record
+                memory = self.memory
                 request.let_go = self.delays
             reply = step
             if reply is None or reply.accepts:
                 reply = settle(step, ask_service())
             with self.lock:
                 request.handler.check_open()
-                request.call = record.add(reply, request)
+                request.call = memory.add(reply, request)
                 told = self.teller.add("on_call", request.call)
                 self.ring()
         finally:
@@ -764,11 +772,11 @@ class Scenario:
 
     def note_unmatched(self, what: str, is_cut: Function) -> None:
         """Remember what came that is no call, unless we have cut its connection."""
-        told = clip(what, 200)
+        line = clip(what, 200)
         with self.lock:
             if not is_cut():
-                self.record.unmatched = (*self.record.unmatched, told)[-MAX_UNMATCHED:]
-                self.tell_of("unmatched", unmatched=told)
+                self.memory.unmatched = (*self.memory.unmatched, line)[-MAX_UNMATCHED:]
+                self.tell_of("unmatched", unmatched=line)
 
     def tell_of(self, name: str, **fields: object) -> None:
         """Tell of an event that is not remembered: it was not done to the fake."""
@@ -787,27 +795,27 @@ class Scenario:
         """
         deadline = Clock.now() + check_seconds("timeout", timeout)
         check_whole("n", n, 0)
-        record: Record | None = None
+        memory: Memory | None = None
         while True:
             news = self.news  # taken before we look: what comes meanwhile gives it
-            if self.record is not record:  # after a reset, everything begins again
-                record = self.record
+            if self.memory is not memory:  # after a reset, everything begins again
+                memory = self.memory
                 seen = 0
                 fitting: list[Call] = []
             if fits is None:
-                found = record.call_count if what == "calls" else record.heartbeat_count
+                found = memory.call_count if what == "calls" else memory.heartbeat_count
             else:  # the user's function: once for each call
-                new = record.calls_after(seen)
+                new = memory.calls_after(seen)
                 fitting += [call for call in new if fits(call)]
                 seen = new[-1].number if new else seen
                 found = len(fitting)
             if found >= n:
-                return record.calls_after(0) if fits is None else fitting
+                return memory.calls_after(0) if fits is None else fitting
             left = time_left(deadline)
             if not left or given_up():
                 fit = "" if fits is None else " that fit"
                 raise TimeoutError(
-                    f"{found} of {n} {what}{fit} in {float(timeout)} s; {story(record)}"
+                    f"{found} of {n} {what}{fit} in {float(timeout)} s; {story(memory)}"
                 )
             news.wait(left)
 
@@ -817,20 +825,19 @@ def make_event(name: str, fields: Event) -> Event:
     return {"event": name, "at": now, "time": iso_time(now), **fields}
 
 
-def story(record: Record) -> str:
+def story(memory: Memory) -> str:
     """What came, for a person who waited for something else."""
-    calls = record.calls_after(0)
-    unmatched = list(record.unmatched)
+    calls = memory.calls_after(0)
     timeline = ["..."] * (len(calls) > 20) + [call.reply for call in calls[-20:]]
-    story = [f"calls: {', '.join(timeline)}" if calls else "no calls"]
-    story += [f"last problem: {call.problem}" for call in calls if call.problem][-1:]
-    story += [f"unmatched: {unmatched[-3:]}"] if unmatched else []
-    return "; ".join(story)
+    parts = [f"calls: {', '.join(timeline)}" if calls else "no calls"]
+    parts += [f"last problem: {call.problem}" for call in calls if call.problem][-1:]
+    parts += [f"unmatched: {list(memory.unmatched[-3:])}"] if memory.unmatched else []
+    return "; ".join(parts)
 
 
 # ------------------------------------------------------------------------------------------
-# MockOdooServer: the public face. It says what a healthy service would say, asks the script for
-# the rest, and holds the current listener.
+# MockOdooServer: what tests hold. It says what a healthy service says, asks the script for the
+# rest, and holds the current listener.
 # ------------------------------------------------------------------------------------------
 
 RELEASE = 1.0  # seconds for a system to free a port of ours, which takes microseconds
@@ -855,10 +862,19 @@ def make_page(title: str) -> bytes:
     return f"<!DOCTYPE html>\n<title>{title}</title>\n<h1>{title}</h1>\n".encode()
 
 
+def shown(payload: Any, *path: str) -> str:
+    """A value in a heartbeat, fit for a terminal: short, and without control characters."""
+    for name in path:
+        payload = payload.get(name) if isinstance(payload, dict) else None
+    if isinstance(payload, float):
+        return clip(f"{payload:.1f}", 32)
+    return clip(str(payload) if isinstance(payload, (str, int)) else "?", 32)
+
+
 def check_methods(path: str, methods: object) -> None:
     """Raise TypeError unless `methods` maps methods to functions, as `routes` needs it."""
-    is_right = isinstance(methods, dict) and all(
-        str(name).isupper() and callable(function) for name, function in methods.items()
+    is_right = isinstance(methods, dict) and methods and all(
+        re.fullmatch("[A-Z-]+", str(name)) and callable(each) for name, each in methods.items()
     )
     if not is_right:
         raise TypeError(
@@ -897,8 +913,12 @@ class MockOdooServer:
     a subclass with its own `endpoint`, `default_port`, `service`, `noun` and `make_success`. Raises
     TypeError or ValueError for what cannot be served.
 
-    `routes` may be changed: `odoo.routes["/ping"] = {"GET": lambda request: Reply(200, "pong")}`.
-    The function takes a request (see `verdict`), and returns a `Reply`.
+    GET /health, /api/v1/health and /web/health succeed, whatever the script says. Add a route by
+    `odoo.routes["/ping"] = {"GET": lambda request: Reply(200, "pong")}`. The function takes a
+    request (see `verdict`), and returns a `Reply`.
+
+    What is wrong with a request is told by a JSON error: 400, 404, 405, 413 (beyond 1 MiB), 415,
+    422 (`strict`), 431 (headers), 501 or 505.
     """
 
     endpoint = "/api/v1/kkt/heartbeat"
@@ -981,7 +1001,12 @@ class MockOdooServer:
         return SUCCESS
 
     def find_problems(self, payload: dict[str, Any]) -> list[str]:
-        """What `strict` finds wrong, a line each."""
+        """What `strict` finds wrong, a line each.
+
+        A heartbeat must hold `timestamp` (ISO 8601 with a zone), `adapter_id`, `buffer_status` with
+        `total_capacity`, `current_queued` and `percent_full`, and `circuit_breaker` with `state`
+        (CLOSED, OPEN or HALF_OPEN) and `failure_count`.
+        """
         return contract_problems(payload)
 
     def verdict(self, request: Request) -> Reply:
@@ -1056,7 +1081,7 @@ class MockOdooServer:
             route = self._look_up(head)
         except Refusal as refusal:
             return None, refusal
-        except TypeError as error:
+        except Exception as error:  # noqa: BLE001 - whatever stands there
             self._scenario.teller.fail("routes", error)
             return None, Refusal(500, str(error))
         coding = head.fields.get("content-encoding", "identity")
@@ -1234,7 +1259,7 @@ class MockOdooServer:
         if tasks is None or sys.is_finalizing() or self._is_inside():
             return  # it would wait for the caller, or for nobody
         have_ended = [task.ended.wait(time_left(deadline)) for task in tasks]
-        # The newest by now: others may go on steering, and it go on telling.
+        # Only for the news so far: others may go on, so that there is always more to be told.
         if all(have_ended) and teller.newest.wait(time_left(deadline)):
             if teller.task is not None:
                 teller.task.ended.wait(0.1)
@@ -1269,17 +1294,19 @@ class MockOdooServer:
         if is_ours and not lock._is_owned():
             with lock:
                 return function(*args)
-        outcome: list[Any] = [None, None]  # what the function returned, and what it raised
+        returned: Any = None
+        raised: BaseException | None = None
 
         def make() -> None:
+            nonlocal returned, raised
             try:
-                outcome[0] = function(*args)
+                returned = function(*args)
             except BaseException as error:  # noqa: BLE001 - it is raised where it was asked for
-                outcome[1] = error
+                raised = error
 
         self._changes.append(make)
         try:
-            maker = Task("mock_odoo change", self._make_changes)
+            maker = Task("mock_odoo change", self._make_changes, set())
         except BaseException as error:  # no thread is left, or a signal handler raises
             self._make_changes()
             if not isinstance(error, RuntimeError):
@@ -1288,9 +1315,9 @@ class MockOdooServer:
             if is_ours:
                 return None
             maker.ended.wait()
-        if outcome[1] is not None:
-            raise outcome[1]
-        return outcome[0]
+        if raised is not None:
+            raise raised
+        return returned
 
     def _make_changes(self) -> None:
         with self._scenario.lock:
@@ -1362,7 +1389,8 @@ class MockOdooServer:
         if not listener.is_open:
             self._or_stop(listener.open)
             self._listener = listener
-            self._scenario.note(event, **({"url": self.url} if event == "start" else {}))
+            fields = {"url": self.url} if event == "start" else {}
+            self._scenario.note(event, **fields)
 
     def _or_stop(self, step: Function, *args: object) -> None:
         """Take a step towards listening. Where it fails, the server is stopped.
@@ -1394,7 +1422,7 @@ class MockOdooServer:
         self._cut_all()
 
     def _cut_all(self) -> None:
-        """Cut every connection, but that of a client whose call the user's function is told of."""
+        """Cut all connections. In a user's function, the call that it is told of is spared."""
         task = current_task()
         teller = self._scenario.teller
         spared = task if task is not None and task.doing else None
@@ -1427,8 +1455,9 @@ class MockOdooServer:
             reply  := ok | status | fault
 
         `ok`        the success reply
-        `503 ...`   that status (200 to 599), with a JSON error for 4xx and 5xx
-        `502, 504`  a proxy's HTML page, as nginx sends it when Odoo does not answer
+        `503`       that status, with a JSON error
+        `502, 504`  that status, with a proxy's page of HTML, as nginx answers for a dead Odoo
+        `404 ...`   any status from 200 to 599; from 400 on, with a page of HTML, as Odoo has it
         `reset`     a TCP RST in place of the reply
         `close`     the connection closed without a byte
         `truncate`  half of the promised body, then closed
@@ -1436,7 +1465,7 @@ class MockOdooServer:
         `stall`     nothing, and the connection held open
         `drip`      a correct reply, one byte every 100 ms
         `html`      200 with a web page, as from a captive portal
-        `login`     303 to /web/login, as from an HTML route without a session
+        `login`     303 to /web/login, as from an HTTP route without a session
         `expired`   200 with JSON-RPC error 100, as from a JSON route without one
 
         In place of text, a `Reply`, a dict of its fields, or a list that mixes these will do. When
@@ -1485,23 +1514,23 @@ class MockOdooServer:
 
     def get_call_count(self) -> int:
         """How many calls came since the last reset, accepted or not."""
-        return self._scenario.record.call_count
+        return self._scenario.memory.call_count
 
     def get_heartbeat_count(self) -> int:
         """How many of the calls since the last reset were accepted."""
-        return self._scenario.record.heartbeat_count
+        return self._scenario.memory.heartbeat_count
 
     def get_calls(self) -> list[Call]:
         """The calls since the last reset that are kept, oldest first."""
-        return self._scenario.record.calls_after(0)
+        return self._scenario.memory.calls_after(0)
 
     def get_unmatched(self) -> list[str]:
         """What came lately that is no call, oldest first, such as "404 POST /api/v2/heartbeat".
 
-        These are other paths and methods, what is no HTTP, and TLS handshakes that failed. WireMock
-        calls them unmatched requests.
+        These are other paths and methods, what is no HTTP, requests that end too early, and TLS
+        handshakes that failed. WireMock calls them unmatched requests.
         """
-        return list(self._scenario.record.unmatched)
+        return list(self._scenario.memory.unmatched)
 
     def get_events(self) -> list[Event]:
         """What was done to the fake since the last reset: the newest 100 events, oldest first.
@@ -1510,12 +1539,11 @@ class MockOdooServer:
         ISO 8601). `start` has a `url`, `script` has `script` and `loop`, `down` has `seconds` (None
         for an outage without an end); `up`, `forget`, `reset` and `stop` have no more.
         """
-        return [dict(event) for event in self._scenario.record.events]
+        return [dict(event) for event in self._scenario.memory.events]
 
     def get_intervals(self) -> list[float]:
         """The seconds from each call to the next, whatever was done to the wall clock."""
-        arrivals = sorted(call._arrived for call in self.get_calls())
-        return [later - earlier for earlier, later in zip(arrivals, arrivals[1:])]  # noqa: RUF007
+        return intervals(call._arrived for call in self.get_calls())
 
     def forget(self) -> None:
         """Forget the calls, and what was unmatched; the script goes on, and so does an outage."""
@@ -1563,9 +1591,7 @@ class MockOdooServer:
         check_callable("where", where)
         return self._wait("calls", n, timeout, where)
 
-    def _wait(
-        self, what: str, n: int, timeout: float, fits: Function | None
-    ) -> list[Call]:
+    def _wait(self, what: str, n: int, timeout: float, fits: Function | None) -> list[Call]:
         # stop() waits for our threads, so it ends their waits.
         stopped = self._stopped
         is_inside = self._is_inside()
@@ -1669,13 +1695,13 @@ def contract_problems(payload: dict[str, Any]) -> list[str]:
 
 # ------------------------------------------------------------------------------------------
 # Wire: bytes to requests, replies to bytes, honest or faulty. It knows no route and no text of the
-# service: for these it asks the app, by `_find_route`, `_answer` and `_answer_ended`. A new fault
-# is a word of FAULTS, and a case of `spoil`.
+# service: for these it asks the server, here called `app`. A new fault is a word of FAULTS, and a
+# case of `spoil`.
 # ------------------------------------------------------------------------------------------
 
 REQUEST_LINE = re.compile(rf"({TOKEN}) ([\x21-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])\r?")
 HEADER_LINE = re.compile(rf"({TOKEN}):([^\0\r\n]*)\r?")
-CHUNK_LINE = re.compile(r"([0-9A-Fa-f]{1,8})[ \t]*(;[^\r\n]*)?\r\n")
+CHUNK_LINE = re.compile(r"([0-9A-Fa-f]+)[ \t]*(;[^\r\n]*)?\r\n")
 LINE_BREAKS = re.compile(b"(\r?\n)+")
 END_OF_HEAD = re.compile(b"\n\r?\n")
 START = re.compile(b"[A-Z]+ [^ ?\r\n]+")  # such as "POST /api/v1/kkt/heartbeat"
@@ -1686,7 +1712,7 @@ MAX_HEADERS = 100
 MAX_BODY = 1 << 20  # bytes
 BODILESS = (204, 304)  # statuses without a body to tell of (RFC 9110, section 8.6)
 LINGER = 2.0  # seconds to wait for more of a request that is not read to its end
-SMALL = 16384  # bytes that the system takes at once, whether or not the client reads
+SMALL = 16384  # bytes that are sent at once; the client cannot have the answer before these
 DRIP_INTERVAL = 0.1  # seconds between bytes: no single read times out, but the reply takes long
 GARBAGE = b"\x15\x03\x01\x00\x02\x02\x46 this is not HTTP\r\n\r\n"
 
@@ -1733,10 +1759,9 @@ def read_header_line(line: str) -> tuple[str, str]:
     """Return the name, in small letters, and the value."""
     match = HEADER_LINE.fullmatch(line)
     if not match:
-        # What stands behind a colon, or in a folded line, may be a secret.
-        start = "" if line[:1] in (" ", "\t") else line.partition(":")[0].rstrip()
+        start = re.match(f"({TOKEN})?", line)  # what stands behind it may be a secret
         raise Refusal(
-            400, f"malformed header line that begins with {start!r:.80}; "
+            400, f"malformed header line that begins with {start and start.group()!r:.80}; "
             "it should be like 'Name: value'"
         )
     return match.group(1).lower(), match.group(2).strip(" \t")
@@ -1852,7 +1877,8 @@ class Request:
         """Wait up to so many seconds for the client to leave, before we cut it. True if it has."""
         connection, cut = self.handler.connection, self.handler.server.cut
         if self.left_at is None and has_left(connection, seconds) and cut.get(connection, True):
-            vars(self).setdefault("left_at", Clock.now())  # in one step: others look, too
+            left_at = max(self.arrived, Clock.now() - seconds_gone(connection))
+            vars(self).setdefault("left_at", left_at)  # in one step: others look, too
         return self.left_at is not None
 
 
@@ -1926,9 +1952,11 @@ class Handler(BaseHTTPRequestHandler):
             if reply.delay:
                 self.pause(reply.delay, request)
             rest = self.spoil(reply.fault, *self.compose(reply, request), request)
-            has_left = request.has_left()
-            if rest is None or len(rest) <= SMALL:  # now, so that the client finds it ended
-                self.app._answer_ended(request, has_left, is_over=False)
+            if rest and len(rest) > SMALL:
+                self.connection.sendall(rest[:-SMALL])
+                rest = rest[-SMALL:]
+            has_left = request.has_left()  # before the last bytes: only then does it stay for sure
+            self.app._answer_ended(request, has_left, is_over=False)
             if reply.fault not in WHOLE:
                 self.is_last = True
                 self.must_linger = rest is not None
@@ -1949,7 +1977,7 @@ class Handler(BaseHTTPRequestHandler):
     def check_open(self) -> None:
         """After that, nothing is recorded, and nothing that has been received is answered."""
         if self.is_cut():
-            raise ConnectionAbortedError("we left")
+            raise ConnectionAbortedError("the fake has cut it")
 
     def linger(self) -> None:
         """Close our half, and read on while more comes.
@@ -2226,12 +2254,13 @@ class Listener(ThreadingHTTPServer):
             self.cut.setdefault(worker.connection, CAN_PEEK and has_left(worker.connection))
         if not self.is_closing:
             if self.is_open:
-                self._waker.send(b"!")  # now, as the acceptor will close it; what is sent stays
+                self._waker.send(b"!")  # first: when it sees that we close, the acceptor closes it
             self._closing.give()
             self._opened.give()
             if self.socket is not None:
-                cut(self.socket)  # or the acceptor, which still looks at it, would keep the port
-                self._set_reuse(1)  # the same
+                # The acceptor may still look at it, and keep the port but for these two.
+                cut(self.socket)
+                self._set_reuse(1)
                 self.socket.close()
         self.is_open = False
         for worker in busy:
@@ -2354,7 +2383,7 @@ class Listener(ThreadingHTTPServer):
 
 # ------------------------------------------------------------------------------------------
 # Control: the server over HTTP, for other processes and languages, and for the page. It uses the
-# public face of the server that it is handed, and offers routes.
+# server that it is handed, and offers routes.
 # ------------------------------------------------------------------------------------------
 
 LONGEST_POLL = 60  # seconds that one GET /_mock/wait may take
@@ -2364,17 +2393,11 @@ PAGE_PATH = "/_mock/"
 LOOPBACK = r"(::ffff:)?127(\.[0-9]{1,3}){3}|::1"
 
 
-def median(numbers: Iterable[float]) -> float | None:
-    """The middle one, or the mean of both; None for none. The module statistics costs 10 ms."""
-    ordered = sorted(numbers)
-    middle = len(ordered) // 2
-    return (ordered[middle] + ordered[~middle]) / 2 if ordered else None
+def median(numbers: Sequence[float]) -> float | None:
+    """The middle one, which a missed beat does not change; None for none."""
+    import statistics  # 10 ms that hardly any run needs
 
-
-def usual_interval(times: Iterable[float]) -> float | None:
-    """The median, which a missed beat does not change; None for a single call."""
-    ordered = sorted(times)  # calls that come at once may be recorded in another order
-    return median(later - at for at, later in zip(ordered, ordered[1:]))  # noqa: RUF007
+    return statistics.median(numbers) if numbers else None
 
 
 def read_whole(name: str, given: object) -> int:
@@ -2394,9 +2417,8 @@ class Control:
 
     Clients on this machine may use it if their Host is a loopback name, which no foreign web page
     can bring about by DNS rebinding; so may everybody who sends the token, if there is one.
-    Changes must be application/json, which a foreign page cannot send without a preflight, and
-    that is never granted. Where there is a token, the page is for everybody: it holds no data, and
-    asks for the token.
+    Changes must be application/json, which a foreign page cannot send without a preflight, and that
+    is never granted. With a token, the page is for everybody: it holds no data, and asks for it.
     """
 
     def __init__(self, server: MockOdooServer, token: str | None = None) -> None:
@@ -2408,8 +2430,8 @@ class Control:
 
     @property
     def routes(self) -> Routes:
-        def route(answer: Function, *names: str) -> Route:
-            return functools.partial(self.serve, answer, names)
+        def route(answer: Function, *names: str, **needed: object) -> Route:
+            return functools.partial(self.serve, answer, {**needed, **dict.fromkeys(names)})
 
         counts, to_page = ("calls", "heartbeats"), Reply(302, b"", {"Location": PAGE_PATH})
         return {
@@ -2421,12 +2443,12 @@ class Control:
             },
             "/_mock/events": {"GET": route(self.events)},
             "/_mock/wait": {"GET": route(self.wait, *counts, "timeout", "sender", "more")},
-            "/_mock/script": {"PUT": route(self.server.play, "script", "loop")},
+            "/_mock/script": {"PUT": route(self.server.play, "loop", script="503*3")},
             "/_mock/reset": {"POST": route(self.server.reset)},
-            "/_mock/down": {"POST": route(self.down, "seconds")},
+            "/_mock/down": {"POST": route(self.server.down, seconds=5)},
         }
 
-    def serve(self, answer: Function, names: Sequence[str], request: Request) -> Reply:
+    def serve(self, answer: Function, names: dict[str, Any], request: Request) -> Reply:
         """Answer whoever may ask: with the state, where there is no other answer.
 
         What Python refuses becomes an error with the same text.
@@ -2465,8 +2487,8 @@ class Control:
             f"Authorization: Bearer {remedy}"
         )
 
-    def read_values(self, request: Request, names: Sequence[str]) -> dict[str, Any]:
-        """What the query and the body say, by name."""
+    def read_values(self, request: Request, names: dict[str, Any]) -> dict[str, Any]:
+        """What the query and the body say, by name. A name that is needed has an example."""
         if request.method in ("POST", "PUT", "DELETE") and not request.head.is_json:
             kind = request.head.fields.get("content-type", "missing")
             raise Refusal(
@@ -2480,6 +2502,10 @@ class Control:
             if name not in names:
                 takes = ", ".join(names) or "nothing"
                 raise ValueError(f"{name!r:.80} means nothing here; {request.path} takes {takes}")
+        for name, example in names.items():
+            if example is not None and values.get(name) is None:
+                like = json.dumps({name: example})
+                raise ValueError(f'"{name}" is missing; send {like}, for example')
         return values
 
     # -- The routes
@@ -2492,8 +2518,8 @@ class Control:
 
     def state(self, status: int = 200, **more: object) -> Reply:
         server, script = self.server, self.server._scenario.script
-        record = self.server._scenario.record
-        calls = record.calls_after(0)
+        memory = self.server._scenario.memory
+        calls = memory.calls_after(0)
         state = {
             "service": server.service,
             "noun": server.noun,
@@ -2503,11 +2529,11 @@ class Control:
             "script": str(script),
             "loop": script.loop,
             "every": script.every(),
-            "heartbeat_count": record.heartbeat_count,
-            "call_count": record.call_count,
+            "heartbeat_count": memory.heartbeat_count,
+            "call_count": memory.call_count,
             "last_heartbeat": next((call.payload for call in calls[::-1] if call.accepted), None),
             "senders": self.senders(calls),
-            "unmatched": list(record.unmatched),
+            "unmatched": list(memory.unmatched),
         }
         return Reply(status, {**state, **more}, UNCACHED)
 
@@ -2525,14 +2551,13 @@ class Control:
                 "calls": len(own),
                 "accepted": sum(call.accepted for call in own),
                 "last_at": own[-1].received_at,
-                "interval": usual_interval(call.received_at for call in own),
+                "interval": median(intervals(call.received_at for call in own)),
             }
             for name, own in senders.items()
         ]
 
     def calls(self, since: object = 0) -> Reply:
-        number = read_whole("since", since)
-        new = [call for call in self.server.get_calls() if call.number > number]
+        new = self.server._scenario.memory.calls_after(read_whole("since", since))
         return Reply(200, {"calls": [self.server._record(call) for call in new]}, UNCACHED)
 
     def events(self) -> Reply:
@@ -2564,19 +2589,11 @@ class Control:
         is_plain = sender is None and str(more) == "0"
         self.server._wait(what, n, seconds, None if is_plain else is_counted)
 
-    def down(self, seconds: float | None = None) -> None:
-        if seconds is None:
-            raise ValueError(
-                '"seconds" is missing; nobody could end the outage through a port '
-                "that refuses connections"
-            )
-        self.server.down(seconds)
-
 
 # ------------------------------------------------------------------------------------------
-# Command line: the terminal, the journal, its reader, and main(). It uses the public face, and
-# Control. It deals in records: what a line of the journal holds, a call or an event. The terminal
-# shows the records as they come, --read those of a file.
+# Command line: the terminal, the journal, its reader, and main(). It uses the server and Control.
+# It deals in records: what a line of the journal holds, a call or an event. The terminal shows the
+# records as they come, --read those of a file.
 # ------------------------------------------------------------------------------------------
 
 #: The outcomes of a call, and their colours at the terminal: green, yellow, red.
@@ -2649,8 +2666,9 @@ def show(record: Event) -> str:
     # In a narrow terminal, the script gives way first, then the text, the problem last.
     line = f"{record['time'][11:19]}  {word:<8}  {text}"
     room = width - len(line + problem)
-    line = (line + (clip(script, room) if room > 20 else "")).rstrip()
-    line = clip(clip(line, max(32, width - len(problem))) + problem, width)
+    if room > 20:
+        line += clip(script, room)
+    line = clip(clip(line.rstrip(), max(32, width - len(problem))) + problem, width)
     if colour and has_colour():
         line = line.replace(word, f"\x1b[{colour}m{word}\x1b[0m", 1)
     return line
@@ -2659,8 +2677,7 @@ def show(record: Event) -> str:
 class Journal:
     """A file with a line of JSON for each call and each event.
 
-    Each line is written at once, past any buffer, so that it outlives the process. The file stays
-    open, so that descriptors cannot run out. What goes wrong is told once; the server goes on.
+    The file stays open, so that descriptors cannot run out. What goes wrong is told once.
     """
 
     def __init__(self, path: str, program: str) -> None:
@@ -2690,8 +2707,7 @@ class Journal:
 class Standalone:
     """A server that tells what comes: it writes the journal, prints, and counts.
 
-    A thread prints, so that a pipe that nobody reads, or a console in which somebody has selected
-    text, holds up neither a reply nor the end.
+    A thread prints: a pipe that nobody reads, or a console with selected text, holds up nothing.
     """
 
     def __init__(
@@ -2709,7 +2725,7 @@ class Standalone:
             on_event=self._tell,
         )
         self._server._offer(Control(self._server, args.token).routes)
-        self._journal = Journal(args.journal, program) if args.journal else None
+        self._journal = Journal(args.journal, program) if args.journal is not None else None
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._printer = threading.Thread(target=self._print_lines, daemon=True)
         self._printer.start()
@@ -2803,7 +2819,7 @@ class Account:
             self._end(name, at)
             self._since[name] = at, time
         elif word == "unmatched":
-            self._missed.append(f"{record['unmatched']}, at {time}")
+            self._missed.append(f"{clip(record['unmatched'], 200)}, at {time}")
         elif word == "down":
             self._since.setdefault("", (at, time))
         elif word == "up":
@@ -2827,14 +2843,14 @@ class Account:
         self._end_run()
         wide = max(map(len, self._counts), default=0)
         for name, counts in self._counts.items():
-            story = some(sum(counts[each] for each in OUTCOMES), "call")
-            story += "".join(f", {counts[each]} {each}" for each in OUTCOMES)
+            calls = some(sum(counts[each] for each in OUTCOMES), "call")
+            calls += "".join(f", {counts[each]} {each}" for each in OUTCOMES)
             left = some(counts["left"], "client")
-            yield f"{name:<{wide}}  {story}, {left} left{self._describe_silences(name)}"
+            yield f"{name:<{wide}}  {calls}, {left} left{self._describe_silences(name)}"
         if not self._counts:
             yield "no calls"
         for lasted, since, is_cut in self._spans[""]:
-            yield f"outage for {'at least ' if is_cut else ''}{seconds(lasted)}, from {since}"
+            yield f"outage for {'at least ' if is_cut else ''}{in_seconds(lasted)}, from {since}"
         if self._missed:
             missed = some(len(self._missed), "request")
             yield f"{missed} missed the endpoint; the last was {self._missed[-1]}"
@@ -2843,11 +2859,11 @@ class Account:
         spans = self._spans[name]
         longest, since, _ = max(spans, default=(0.0, "", False))
         usual = median([lasted for lasted, _, is_cut in spans if not is_cut])
-        story = f"; longest silence {seconds(longest)}, from {since}" if longest else ""
-        return story + (f"; usually every {seconds(usual)}" if usual is not None else "")
+        text = f"; longest silence {in_seconds(longest)}, from {since}" if longest else ""
+        return text + (f"; usually every {in_seconds(usual)}" if usual is not None else "")
 
 
-def seconds(value: float) -> str:
+def in_seconds(value: float) -> str:
     return f"{value:.1f} s" if value >= 1 else f"{value:.3f} s"
 
 
@@ -2859,7 +2875,7 @@ def read_journal(path: str, program: str, is_quiet: bool) -> None:
         for number, line in enumerate(file, 1):
             try:
                 record = json.loads(line)
-                shown = show(record)
+                text = show(record)
                 account.add(record)
             except Exception:  # noqa: BLE001 - whatever it holds
                 if line.strip():
@@ -2867,11 +2883,11 @@ def read_journal(path: str, program: str, is_quiet: bool) -> None:
                 continue
             before, day = day, record["time"][:10]
             if not is_quiet:
-                print_line(shown if day == before else f"{day}{os.linesep}{shown}")
+                print_line(text if day == before else f"{day}{os.linesep}{text}")
     if not day:
         raise ValueError(f"{path} holds no call and no event")
-    for story in account.lines() if is_quiet else ["", *account.lines()]:
-        print_line(story)
+    for text in account.lines() if is_quiet else ["", *account.lines()]:
+        print_line(text)
 
 
 def make_parser(server_class: type[MockOdooServer]) -> argparse.ArgumentParser:
@@ -2915,10 +2931,7 @@ def make_parser(server_class: type[MockOdooServer]) -> argparse.ArgumentParser:
 
 
 def make_epilog(command: str, noun: str) -> str:
-    replies = "\n".join(
-        f"    {word:<10}  {meaning}"
-        for word, meaning in REPLIES.items()
-    )
+    replies = "\n".join(f"    {word:<10}  {meaning}" for word, meaning in REPLIES.items())
     return f"""\
 examples:
   {command}
@@ -2943,12 +2956,8 @@ the commonest failures and a field for any script.
 
 
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
-    """Read the command line; refuse words that mean nothing, and flags that miss another."""
-    args, unknown = parser.parse_known_args(argv)
-    if unknown:
-        word, flags = unknown[0], re.findall("--[a-z-]+", parser.format_usage())
-        hint = did_you_mean(word.partition("=")[0], flags)
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    """Read the command line; refuse flags that miss another."""
+    args = parser.parse_args(argv)
     for flag, other in (("loop", "script"), ("keyfile", "certfile"), ("cafile", "certfile")):
         if getattr(args, flag) and not (getattr(args, other) or "").strip():
             parser.error(f"--{flag} goes with --{other}")
@@ -3059,8 +3068,7 @@ def main(argv: list[str] | None = None, server_class: type[MockOdooServer] = Moc
 class Clock:
     """The fake's own clock, as it stands for another machine.
 
-    freezegun and its like replace the functions of `time`, and every module's copies of them. They
-    look into no class.
+    freezegun and its like replace the functions of `time` in every module, but in no class.
     """
 
     now = staticmethod(time.perf_counter)  # seconds, for what passes
@@ -3077,13 +3085,12 @@ def time_left(deadline: float) -> float:
 
 def check_whole(name: str, value: int, low: int, high: float = FOREVER) -> int:
     """Return `value`; raise TypeError or ValueError unless it is a whole number in range."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if is_whole and low <= value <= high:
+        return value
     limits = f", {low} or more" if high == FOREVER else f" from {low} to {high}"
-    allowed = f"a whole number{limits}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be {allowed}, not {value!r:.80}")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be {allowed}, not {value!r:.80}")
-    return value
+    error = ValueError if is_whole else TypeError
+    raise error(f"{name} must be a whole number{limits}, not {value!r:.80}")
 
 
 def check_seconds(name: str, value: float) -> float:
@@ -3117,29 +3124,18 @@ def check_host(host: str) -> str:
 
 
 def check_endpoint(endpoint: str) -> str:
-    like = "a path like /api/v2/receipt, without placeholders"
     if not isinstance(endpoint, str) or not re.fullmatch(r"/[!\"$-)+-;=@-z|~]*", endpoint):
-        raise ValueError(f"endpoint must be {like}, not {endpoint!r:.80}")
+        raise ValueError(
+            "endpoint must be a path like /api/v2/receipt, without placeholders, not "
+            f"{endpoint!r:.80}"
+        )
     return endpoint
 
 
-def printable(text: str) -> str:
-    """Replace control characters: they could drive a terminal."""
-    return "".join(char if char.isprintable() else "?" for char in text)
-
-
 def clip(text: str, length: int) -> str:
-    """Shorten a text, and replace its control characters."""
-    return printable(text if len(text) <= length else text[: length - 3] + "...")
-
-
-def shown(payload: Any, *path: str) -> str:
-    """A value in a heartbeat, fit for a terminal: short, and without control characters."""
-    for name in path:
-        payload = payload.get(name) if isinstance(payload, dict) else None
-    if isinstance(payload, float):
-        return clip(f"{payload:.1f}", 32)
-    return clip(str(payload) if isinstance(payload, (str, int)) else "?", 32)
+    """Shorten a text, and replace its control characters: they could drive a terminal."""
+    text = text if len(text) <= length else text[: length - 3] + "..."
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def in_event_loop() -> bool:
@@ -3171,7 +3167,6 @@ def log_bug(message: str) -> None:
 # -- JSON
 
 MAX_DEPTH = 200  # levels; deeper JSON exhausts the recursion of some Pythons
-MAX_DIGITS = 4300  # of a whole number: int() takes no more from 3.11 on, and is slow before
 
 ENCODER = json.JSONEncoder(allow_nan=False)
 
@@ -3210,15 +3205,7 @@ def parse_float(text: str) -> float:
     return value
 
 
-def parse_int(text: str) -> int:
-    if len(text) > MAX_DIGITS:
-        raise ValueError(f"a number has more than {MAX_DIGITS} digits")
-    return int(text)
-
-
-DECODER = json.JSONDecoder(
-    parse_constant=refuse_constant, parse_float=parse_float, parse_int=parse_int
-)
+DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_float=parse_float)
 
 
 def parse_json(body: bytes) -> Any:
@@ -3268,7 +3255,7 @@ Lock = threading.Lock
 RLock = threading.RLock
 Socket = socket.SocketType  # the class beneath socket.socket, whose methods nobody patches
 start_new_thread = _thread.start_new_thread
-select_now = select.select
+real_select = select.select
 make_poll: Any = getattr(select, "poll", None)  # Windows has none
 READABLE = getattr(select, "POLLIN", 1)
 #: What poll() tells where a client has hung up: on Linux alone, and gevent's does not know it.
@@ -3277,6 +3264,7 @@ HUNG_UP: int = select.POLLRDHUP if IS_LINUX else 0
 PEEK = socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)
 CAN_PEEK = PEEK != socket.MSG_PEEK  # on Windows, it would wait where another thread is faster
 ESTABLISHED = b"\1"  # what TCP_INFO says of a connection that neither side has begun to close
+CLOSE_WAIT = b"\10"  # the other side has closed its half
 GLANCE = 0.05  # seconds between looks whether a client has left
 OWN = threading.local()
 
@@ -3315,8 +3303,8 @@ class Signal:
 class Task:
     """A thread of a fake, which begins at once. It never keeps the process from ending.
 
-    Until it ends, it is one of its crew, for which stop() waits. A change has none: a signal
-    handler that calls stop() may have interrupted its start.
+    Until it ends, it is one of a crew, for which stop() waits. A change has a crew of its own: a
+    signal handler that calls stop() may have interrupted its start.
 
     It is no threading.Thread, as such a thread's start() waits on an Event, whose methods tests
     patch, and hangs at the interpreter's end. But threading knows it, by its name, while it lives.
@@ -3325,16 +3313,16 @@ class Task:
 
     doing: str | None = None  # the user's function that it is in
 
-    def __init__(self, name: str, function: Function, crew: set[Task] | None = None) -> None:
+    def __init__(self, name: str, function: Function, crew: set[Task]) -> None:
         self.name = name
         self.ended = Signal()
         self._function = function
-        self._crew = set() if crew is None else crew
+        self._crew = crew
         try:
-            self._crew.add(self)
+            crew.add(self)
             start_new_thread(self._run, ())
         except BaseException:  # no thread is left, or a signal handler raises
-            self._crew.discard(self)
+            crew.discard(self)
             raise
 
     def _run(self) -> None:
@@ -3372,7 +3360,7 @@ def wait_readable(
 ) -> bool:
     """Wait for an event, which `select` has no choice of; False when the time is up."""
     if make_poll is None:
-        return bool(select_now(connections, [], [], seconds)[0])
+        return bool(real_select(connections, [], [], seconds)[0])
     poll = make_poll()
     for each in connections:
         poll.register(each, event)
@@ -3385,6 +3373,18 @@ def make_waker() -> Any:
     waker.bind(("127.0.0.1", 0))
     waker.connect(waker.getsockname())
     return waker
+
+
+def seconds_gone(connection: Any) -> float:
+    """How long ago the client closed its half, where the system can tell; else 0."""
+    info = b""
+    try:
+        if IS_LINUX:
+            info = Socket.getsockopt(connection, socket.IPPROTO_TCP, socket.TCP_INFO, 60)
+    except OSError:  # a RST
+        pass
+    last_packet = int.from_bytes(info[56:], sys.byteorder)  # tcpi_last_ack_recv, milliseconds
+    return last_packet / 1000 if info[:1] == CLOSE_WAIT else 0.0
 
 
 def has_left(connection: Any, seconds: float = 0.0) -> bool:
@@ -3415,7 +3415,6 @@ def has_left(connection: Any, seconds: float = 0.0) -> bool:
 # ------------------------------------------------------------------------------------------
 
 
-@functools.lru_cache(maxsize=1)
 def page_policy() -> str:
     """A Content-Security-Policy that admits the page's own style and script, by their hashes."""
     import base64
