@@ -118,7 +118,7 @@ MAX_IDLE_WORKERS = 32  # so many threads may wait for the next connection
 # ------------------------------------------------------------------------------------------
 # Clients. post() sends a heartbeat, send() any request, control() one to the control API, all by
 # http.client; open_url() follows redirects. exchange() sends bytes and reads to the end, ask()
-# expects one response there, connect() and beat() leave the rest to the test.
+# expects one response there, connect() and talk() leave the rest to the test.
 # ------------------------------------------------------------------------------------------
 
 FAILED = (OSError, http.client.HTTPException)  # what http.client raises where no response comes
@@ -230,9 +230,9 @@ def ask(server, data):
     return only(exchange(server, data))
 
 
-def beat(client, data=None):
+def talk(client):
     """Send a heartbeat by a bare socket, and return the first piece of the answer."""
-    client.sendall(KEPT if data is None else data)
+    client.sendall(KEPT)
     return client.recv(65536)
 
 
@@ -1224,12 +1224,6 @@ class TestReply:
         assert (response.status, kind, server) == (status, "text/html", "nginx")
         assert f"<center><h1>{title}</h1></center>\r\n" in response.body.decode()
 
-    def test_a_status_of_the_proxy_may_have_a_body_of_its_own(self, odoo):
-        odoo.play(Reply(502, {"error": "from Odoo"}, {"Server": "werkzeug"}))
-        response = post(odoo)
-        assert response.json() == {"error": "from Odoo"}
-        assert response.headers["Server"] == "werkzeug"
-
     def test_a_reply_of_another_copy_of_the_module_is_told_apart(self, odoo):
         other = import_again("tests.mock_odoo")
         with pytest.raises(TypeError, match=r"another copy of the module: tests\.mock_odoo, not"):
@@ -1280,13 +1274,6 @@ class TestReply:
         assert post(odoo).headers["Retry-After"] == "5"
         with pytest.raises(TypeError, match="'stats' is no field .* .did you mean 'status'"):
             odoo.play({"stats": 200})
-
-    def test_a_fault_may_spoil_any_reply(self, odoo):
-        odoo.play(Reply(503, {"error": "x" * 100}, fault="truncate"))
-        with pytest.raises(http.client.IncompleteRead) as caught:
-            post(odoo)
-        assert caught.value.partial == json.dumps({"error": "x" * 100}).encode()[:56]
-        assert not odoo.get_calls()[0].accepted
 
     @pytest.mark.parametrize("status", [200, 204, 303, 503])
     @pytest.mark.parametrize(("fault", "error"), named({
@@ -1388,14 +1375,6 @@ class TestCalls:
         assert send(odoo, "POST", PATH, "no JSON", JSON).status == 400
         words = ["503", "503", "reset", "truncate", "400"]
         assert ([call.reply for call in odoo.get_calls()], odoo.script) == (words, "")
-
-    @pytest.mark.parametrize(("body", "payload"), [("[1]", [1]), ("{", None)])
-    def test_a_refused_heartbeat_is_counted_but_not_received(self, odoo, body, payload):
-        assert send(odoo, "POST", PATH, body, JSON).status == 400
-        assert (odoo.get_call_count(), odoo.get_received_heartbeats()) == (1, [])
-        (call,) = odoo.get_calls()
-        assert (call.reply, call.accepted) == ("400", False)
-        assert (call.payload, call.body) == (payload, body.encode())
 
     def test_a_call_is_recorded_before_its_delay(self, odoo):
         odoo.play("ok@60s")
@@ -1515,7 +1494,7 @@ class TestClock:
         odoo.play("ok@1ms")
         patched = mock.patch.object(time, name, side_effect=[1.0, 2.0])
         with contextlib.closing(bare_client(odoo)) as client, patched as clock:
-            answer = beat(client)
+            answer = talk(client)
             outcomes = [in_background(function).result() for function in (
                 lambda: odoo.wait_for_calls(2, timeout=0.01), lambda: odoo.down(0.001),
                 odoo.get_intervals, odoo.reset, odoo.stop, odoo.start,
@@ -1530,18 +1509,12 @@ class TestClock:
             error = in_background(lambda: odoo.wait_for_calls(1, timeout=0.05)).result()
         assert str(error) == "0 of 1 calls in 0.05 s; no calls"
 
-    def test_a_wait_over_http_ends_while_time_stands_still(self, steered):
-        request = request_bytes(
-            b"", host="localhost", method="GET", path="/_mock/wait?timeout=0.05")
-        with contextlib.closing(bare_client(steered)) as client, frozen():
-            assert beat(client, request).split()[1] == b"408"
-
     @pytest.mark.parametrize("script", ["ok@20ms", "drip", "ok"])
     def test_an_answer_ends_while_time_stands_still(self, odoo, monkeypatch, script):
         monkeypatch.setattr(mock_odoo, DRIP_INTERVAL, 0.0001)
         odoo.play(script)
         with contextlib.closing(bare_client(odoo)) as client, frozen():
-            data = beat(client)
+            data = talk(client)
             while not data.endswith(b"}"):
                 data += client.recv(65536)
         assert only(data).json() == SUCCESS
@@ -1559,7 +1532,7 @@ class TestClock:
         before = time.time()
         with contextlib.closing(bare_client(odoo)) as client, frozen():
             for _ in range(2):
-                beat(client)
+                talk(client)
         first, second = odoo.get_calls()
         assert before <= first.received_at < second.received_at <= time.time()
         assert odoo.get_intervals()[0] >= 0.03  # the clock of Windows ticks every 16 ms
@@ -1679,6 +1652,13 @@ class TestEndOfACall:
             assert ask(server, request_bytes()).status == 200
         ended.set()
         assert [looker.result() for looker in lookers] == [None, None]
+
+    @on_linux
+    def test_bytes_that_wait_to_be_read_hide_no_client_that_leaves(self, odoo):
+        odoo.play("stall")
+        with connect(odoo, KEPT * 2):
+            (call,) = odoo.wait_for_calls(1)
+        until(lambda: call.left)
 
     def test_who_closes_its_half_in_the_middle_of_a_long_answer_has_left(self, fresh):
         seen = []
@@ -2013,6 +1993,16 @@ class TestEvents:
         assert re.fullmatch(r"[-0-9]{10}T[:0-9]{8}\.[0-9]{3}[+-][0-9:]{5}", script["time"])
         assert (odoo.get_call_count(), odoo.get_calls(), odoo.get_unmatched()) == (0, [], [])
 
+    @pytest.mark.skipif(not hasattr(time, "tzset"), reason="no zone can be set here")
+    @pytest.mark.parametrize(("zone", "offset"), [("EAST-3:30", "+03:30"), ("WEST+5", "-05:00")])
+    def test_their_time_is_that_of_the_place(self, odoo, monkeypatch, zone, offset):
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", zone)
+            time.tzset()
+            odoo.play("503")
+        time.tzset()
+        assert odoo.get_events()[-1]["time"].endswith(offset)
+
     def test_the_life_of_a_server_is_told_in_order(self, odoo):
         url = odoo.url
         odoo.up()  # what changes nothing is no event
@@ -2250,7 +2240,7 @@ class TestReaders:
         readers = [in_background(read) for _ in range(2)]
         with contextlib.closing(bare_client(server)) as client:
             for _ in range(200):
-                beat(client)
+                talk(client)
         ended.set()
         assert [reader.result() for reader in readers] == [None] * 2
 
@@ -2296,29 +2286,6 @@ class TestOnCall:
         server = fresh(on_call=lambda call: server.reset())
         server.play("ok@60s, stall")
         assert post(server).status == 200
-
-    @stop_and_down
-    def test_the_client_of_a_call_that_ends_the_server_is_answered_among_many(
-        self, fresh, new_threads, end
-    ):
-        def race():
-            server = fresh(on_call=lambda call: call.payload.get("last") and end(server))
-            barrier = threading.Barrier(4)
-
-            def client(last):
-                barrier.wait(PATIENCE)
-                return post(server, {"last": last})
-
-            others = [in_background(client, False) for _ in range(3)]
-            assert in_background(client, True).result().status == 200
-            for other in others:
-                other.result()
-            assert refused(server)
-            server.stop()
-
-        for _ in range(10):
-            race()
-        assert new_threads() == []
 
     def test_the_client_of_a_call_that_ends_the_server_is_answered_though_another_ends_it_too(
         self, fresh
@@ -2387,10 +2354,6 @@ class TestUnmatched:
     def test_a_post_that_is_no_heartbeat_is_told_beside_the_control_api_too(self, steered, path):
         status = send(steered, "POST", path, BODY, JSON).status
         assert steered.get_unmatched() == [f"{status} POST {path}"]
-
-    def test_without_the_control_api_who_looks_for_it_is_told(self, odoo):
-        send(odoo, "GET", "/_mock/state?a=1")
-        assert odoo.get_unmatched() == ["404 GET /_mock/state"]
 
     @pytest.mark.parametrize(("data", "told"), named({
         "in the first line": (b"POST /api", "POST /api: the request ends in the middle of its f"),
@@ -2592,13 +2555,6 @@ class TestContract:
         assert post(server, {}).status == 422
         assert post(server, {"receipt_id": 7}).json() == {"receipt_id": 7}
         assert caplog.records == []
-
-    def test_the_script_decides_first(self, strict):
-        strict.play("503")
-        assert [post(strict, {}).status for _ in range(2)] == [503, 422]
-
-    def test_without_strict_any_object_is_accepted(self, odoo):
-        assert post(odoo, {"timestamp": 5}).status == 200
 
 
 # ------------------------------------------------------------------------------------------
@@ -2807,15 +2763,10 @@ class TestBodies:
     def test_a_refusal_reaches_a_client_that_goes_on_sending_for_long(self, odoo, monkeypatch):
         monkeypatch.setattr(mock_odoo, LINGER, 0.2)
 
-        def pieces():
-            began = time.perf_counter()
+        began = time.perf_counter()
+        with connect(odoo, chunked_bytes(b"")) as client:
             while time.perf_counter() - began < 1:
-                yield b"%x\r\n" % (1 << 20) + bytes(1 << 20) + b"\r\n"
-
-        head = chunked_bytes(b"")
-        with connect(odoo, head) as client:
-            for piece in pieces():
-                client.sendall(piece)
+                client.sendall(b"%x\r\n" % (1 << 20) + bytes(1 << 20) + b"\r\n")
             assert only(read_all(client)).status == 413
 
     @pytest.mark.parametrize("lines", [(), ("Content-Length: 0",)], ids=["without", "of none"])
@@ -2917,15 +2868,6 @@ class TestExpect:
 
 
 class TestConnections:
-    def test_requests_may_share_a_connection(self, odoo):
-        connection = http.client.HTTPConnection("127.0.0.1", odoo.port, timeout=PATIENCE)
-        with contextlib.closing(connection):
-            connection.connect()
-            address = connection.sock.getsockname()
-            for _ in range(3):
-                connection.request("POST", PATH, BODY, JSON)
-                assert connection.getresponse().read() == json.dumps(SUCCESS).encode()
-        assert {call.client for call in odoo.get_calls()} == {address}
 
     def test_pipelined_requests_are_answered_in_order(self, odoo):
         odoo.play("200, 500, 429")
@@ -3014,6 +2956,12 @@ class TestMalformedInput:
         lines = [f"Content-Length: {length}" for length in lengths]
         assert ask(odoo, request_bytes(b"{}", *lines)).status == status
 
+    @pytest.mark.parametrize(("more", "status"), [(0, 200), (1, 431)])
+    def test_a_head_may_have_64_kib_and_not_a_byte_more(self, odoo, more, status):
+        start = b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX: "
+        data = start + b"x" * (65536 + more - len(start) - 4) + b"\r\n\r\n"
+        assert ask(odoo, data).status == status
+
     def test_many_blanks_in_a_header_take_no_time(self, odoo):
         began = time.monotonic()
         header = b"A:" + b" " * 64000 + b"\0"
@@ -3048,10 +2996,6 @@ class TestMalformedInput:
         assert response.headers["Content-Type"] == JSON_TYPE
         assert list(response.json()) == ["error"]
         assert odoo.get_call_count() == 0
-
-    def test_a_hundred_headers_are_fine(self, odoo):
-        headers = b"Connection: close\r\n" + b"X: 1\r\n" * 98
-        assert ask(odoo, b"GET /health HTTP/1.1\r\nHost: a\r\n" + headers + b"\r\n").status == 200
 
     @pytest.mark.parametrize("blank", [b"", b"\r\n", b"\n", b"\r\n" * 999, b"\r\n\n" * 40000])
     def test_bare_line_feeds_and_leading_blank_lines_are_fine(self, odoo, blank):
@@ -3255,13 +3199,6 @@ class TestFaults:
             odoo.wait_for_calls(2)
             odoo.reset()
             assert drain(connection)[1] == ("RST" if fault == "reset" else "FIN")
-
-    def test_the_delay_of_one_client_holds_up_no_other(self, odoo):
-        odoo.play("ok@60s")
-        slow = in_background(post, odoo)
-        odoo.wait_for_calls(1)
-        assert post(odoo).status == 200
-        assert slow.is_alive()
 
     def test_expired_is_200_with_the_error_of_a_json_route(self, odoo):
         odoo.play("expired")
@@ -3857,6 +3794,16 @@ class TestInterrupted:
             assert refused(server)
             until(lambda: new_threads() == [])
 
+    def test_a_signal_handler_may_interrupt_the_start_of_a_thread(self):
+        """It would find this lock taken, and so would whatever thread it waits for."""
+        code = """if True:
+            import mock_odoo, threading
+            with mock_odoo.MockOdooServer(port=0) as odoo, threading._active_limbo_lock:
+                odoo.play("503")
+                odoo.stop()
+        """
+        run_python("-c", code).check_returncode()
+
     def test_a_stop_in_a_signal_handler_may_interrupt_a_wait(self, odoo, on_alarm):
         on_alarm(lambda *args: odoo.stop())
         signal.setitimer(signal.ITIMER_REAL, 0.01)
@@ -3900,7 +3847,7 @@ class TestPatchedWorld:
         """Use a server whose world is patched; what its methods returned, and its answers."""
         old, outcomes = bare_client(server), []
         with contextlib.closing(old), contextlib.ExitStack() as stack, patched:
-            outcomes.append(in_background(beat, old).result())
+            outcomes.append(in_background(talk, old).result())
             for call in (
                 server.down, server.up, lambda: server.down(0.001), server.reset,
                 lambda: server.play("503, ok"), lambda: server.wait_for_calls(0),
@@ -3908,7 +3855,7 @@ class TestPatchedWorld:
             ):
                 outcomes.append(in_background(call).result(8))
             new = stack.enter_context(contextlib.closing(bare_client(server)))
-            outcomes += [in_background(beat, new).result() for _ in range(2)]
+            outcomes += [in_background(talk, new).result() for _ in range(2)]
             outcomes.append(in_background(server.stop).result(8))
         return outcomes
 
@@ -3929,7 +3876,7 @@ class TestPatchedWorld:
     def test_a_function_that_fails_costs_no_answer(self, fresh, target):
         fails = fresh(on_event=lambda event: 1 / 0, on_call=lambda call: 1 / 0)
         with mock.patch(target), contextlib.closing(bare_client(fails)) as client:
-            assert in_background(beat, client).result().startswith(b"HTTP/1.1 200")
+            assert in_background(talk, client).result().startswith(b"HTTP/1.1 200")
             assert in_background(fails.stop).result(8) is None
         with pytest.raises(ZeroDivisionError):
             fails.__exit__(None)
@@ -4011,21 +3958,6 @@ class TestStop:
         server.stop()  # and all threads have ended
         assert server.get_call_count() == 0
 
-    def test_it_ends_a_wait_in_a_route_that_has_begun_an_outage(self, fresh):
-        def route(request):
-            server.down()
-            waiting.set()
-            with contextlib.suppress(TimeoutError):
-                server.wait_for_calls(1, timeout=PATIENCE)
-            return Reply(200)
-
-        waiting, server = threading.Event(), fresh()
-        server.routes["/x"] = {"GET": route}
-        client = in_background(send, server, "GET", "/x")
-        waiting.wait(PATIENCE)
-        server.stop()
-        client.result()
-
     @pytest.mark.parametrize("name", ["on_call", "make_success", "GET /slow", "on_event"])
     def test_it_names_a_function_that_hangs(self, fresh, monkeypatch, held, name):
         assert getattr(mock_odoo, STOP_PATIENCE) == 5.0
@@ -4094,17 +4026,6 @@ class TestStop:
                 client.recv(65536)
                 server.play("ok")
             drain(client)  # to its end, which would not come
-
-    def test_it_cuts_a_client_whose_own_request_made_an_outage(self, steered, new_threads):
-        post(steered, {"padding": "x" * 1000000})
-        with connect(steered) as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            down = request_bytes(b'{"seconds": 60}', path="/_mock/down", host="localhost")
-            connection.sendall(down)
-            # The reply holds the last heartbeat. It is on its way, and nobody reads it.
-            until(lambda: refused(steered))
-            steered.stop()
-            assert new_threads() == []
 
     def test_on_event_may_stop_the_server_while_a_call_waits_for_it(self, fresh, caplog):
         clients = []
@@ -4467,18 +4388,18 @@ class TestLoad:
         tracemalloc = pytest.importorskip("tracemalloc")
         server = fresh(max_calls=max_calls)
 
-        def beat(times):
+        def post_many(times):
             for n in range(times):
                 connection.sendall(request_bytes(b'{"n": %d}' % (times + n), close=False))
                 while not connection.recv(65536).endswith(b"}"):
                     pass
 
         with connect(server) as connection:
-            beat(200)
+            post_many(200)
             tracemalloc.start()
             try:
                 size = -tracemalloc.get_traced_memory()[0]  # not 0 under PYTHONTRACEMALLOC
-                beat(1000)
+                post_many(1000)
                 size += tracemalloc.get_traced_memory()[0]
             finally:
                 tracemalloc.stop()
@@ -4651,10 +4572,6 @@ class TestControl:
             assert response.url == steered.url + "/_mock/"
             assert response.read().startswith(b"<!DOCTYPE html>")
         assert send(steered, "GET", "/_mock").headers["Location"] == "/_mock/"
-
-    def test_it_is_off_by_default(self, odoo):
-        for path in ("/", "/_mock/", "/_mock/state", "/_mock/reset"):
-            assert send(odoo, "GET", path).status == 404
 
 
 class TestControlSenders:
@@ -5307,33 +5224,6 @@ class TestJournal:
         assert path.read_text().startswith('{"number": 1}\n{"number": 2, "ha\n{"event": "start"')
         assert read_journal(path, after=2)[1]["payload"] == HEARTBEAT
 
-    @needs_limits
-    def test_a_lack_of_descriptors_costs_no_line(self, launch, path):
-        code = """if True:
-            import ctypes, os, resource, sys, mock_odoo
-
-            try:  # until 3.8, the first thread that ends loads this, or aborts the process
-                libgcc = ctypes.CDLL("libgcc_s.so.1")
-            except OSError:  # another system
-                pass
-
-            def make_success(self, payload):
-                limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-                free = os.open(os.devnull, os.O_RDONLY)  # the lowest number, and from now on none
-                os.close(free)
-                resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
-                try:
-                    open(os.devnull)
-                except OSError as error:
-                    return error.strerror
-
-            mock_odoo.MockOdooServer.make_success = make_success
-            mock_odoo.main(sys.argv[1:])
-        """
-        process = launch("--journal", str(path), command=["-c", code])
-        assert post(process).body == b"Too many open files"
-        assert read_journal(path)[-1]["number"] == 1
-
     def test_it_tells_the_whole_story(self, launch, path):
         process = launch("--journal", str(path), "--script", "503", "--quiet")
         post(process)
@@ -5359,6 +5249,13 @@ class TestJournal:
         assert '"who": "Анна"' in path.read_text("utf-8")
         told = [(line.get("sender"), line.get("payload")) for line in read_journal(path)[1:]]
         assert told == [("Анна", {"who": "Анна", "note": "\ud800 \x9b \u2028"}), ("?", {})]
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+    def test_it_must_be_a_file(self, path, capsys):
+        os.mkfifo(str(path))
+        with pytest.raises(SystemExit):
+            mock_odoo.main(["--port", "0", "--journal", str(path)])
+        assert capsys.readouterr().err == f"mock_odoo: {path} is no file; a journal must be one\n"
 
     @full_disk
     def test_a_full_disk_stops_neither_server_nor_replies(self, launch):
@@ -5476,10 +5373,6 @@ class TestReadJournal:
     }))
     def test_each_event_is_a_line_of_its_own(self, read, event, fields, line):
         assert read(event_at(7, event, **fields))[1] == "00:00:07  " + line
-
-    def test_quiet_prints_only_what_it_comes_to(self, read):
-        lines = read(event_at(0, "start", **START), call_at(7), flags=["--quiet"])
-        assert lines == ["KKT-001  1 call, 1 accepted, 0 refused, 0 spoilt, 0 clients left"]
 
     def test_each_sender_has_a_line_with_what_became_of_its_calls(self, read):
         lines = read(
@@ -6053,15 +5946,15 @@ class TestStrip:
 
     MARKS = "#strip .mark"
 
-    def beat(self, server, percent=2.5, sender="KKT-001"):
+    def post(self, server, percent=2.5, sender="KKT-001"):
         buffer = dict(HEARTBEAT["buffer_status"], percent_full=percent)
         try_post(server, dict(HEARTBEAT, adapter_id=sender, buffer_status=buffer))
 
-    def beat_at(self, server, *times):
+    def post_at(self, server, *times):
         """Send a heartbeat for each time. These are in seconds, and the last of them is now."""
         now = time.time()
         for seconds in times:
-            self.beat(server)
+            self.post(server)
             server.get_calls()[-1].received_at = now + seconds - max(times)
 
     def look(self, browser, selector):
@@ -6080,7 +5973,7 @@ class TestStrip:
     def test_it_has_a_mark_for_each_call_by_its_kind(self, browser, steered):
         steered.play("503, reset, ok, 429")
         for _ in range(5):
-            self.beat(steered)
+            self.post(steered)
         self.open(browser, steered)
         kinds = browser.all(self.MARKS, "e.getAttribute('class').split(' ')[1]")
         assert kinds == ["refused", "spoilt", "accepted", "refused", "accepted"]
@@ -6093,7 +5986,7 @@ class TestStrip:
     @pytest.mark.parametrize("width", [360, 1000])
     def test_a_missed_beat_is_a_gap_and_a_storm_a_pile(self, browser, steered, width):
         numbers = [*range(40), *range(41, 60), *[60] * 20, *range(61, 80)]
-        self.beat_at(steered, *(30 * number for number in numbers))
+        self.post_at(steered, *(30 * number for number in numbers))
         self.open(browser, steered, width)
         marks = self.look(browser, self.MARKS)
         assert all(0 < x < width - 32 and 0 < y < 90 for x, y in marks)
@@ -6132,7 +6025,7 @@ class TestStrip:
             assert words[-1][1] < width
 
     def test_its_axis_runs_to_now(self, browser, steered):
-        self.beat_at(steered, 0, 10)
+        self.post_at(steered, 0, 10)
         for call in steered.get_calls():
             call.received_at -= 190
         self.open(browser, steered)
@@ -6148,7 +6041,7 @@ class TestStrip:
         events = [("down", time.time() - down), ("up", time.time() - up)]
         told = [{"event": name, "at": at} for name, at in events]
         server = fresh(variant(get_events=lambda server: told), control=True)
-        self.beat_at(server, *calls)
+        self.post_at(server, *calls)
         self.open(browser, server)
         browser.until("document.querySelector('#strip rect')")
         (left, width), = browser.all("#strip rect", "[e.x.baseVal.value, e.width.baseVal.value]")
@@ -6158,11 +6051,11 @@ class TestStrip:
 
     def test_it_shows_how_full_the_buffer_is(self, browser, steered):
         height = "document.querySelector('#strip .level').getBBox().height"
-        self.beat(steered, 25)
+        self.post(steered, 25)
         self.open(browser, steered)
         quarter = browser.evaluate(height)
         for percent in (50, -7, "full", None, 1e300):
-            self.beat(steered, percent)
+            self.post(steered, percent)
         browser.until(f"{height} > {quarter}")
         self.open(browser, steered)
         assert browser.evaluate(height) == pytest.approx(4 * quarter)
@@ -6171,7 +6064,7 @@ class TestStrip:
         percents = {"KKT-001": 90, "KKT-002": 10, "KKT-003": 50}
         for _ in range(3):
             for sender, percent in percents.items():
-                self.beat(steered, percent, sender)
+                self.post(steered, percent, sender)
         self.open(browser, steered)
         boxes = browser.all("#strip .level", "[e.getBBox().y, e.getBBox().height]")
         tops, heights = zip(*boxes)
@@ -6181,28 +6074,20 @@ class TestStrip:
         assert browser.all("#strip .name", "e.textContent") == list(percents)
 
     def test_it_holds_the_newest_hundred(self, browser, steered):
-        self.beat(steered)
+        self.post(steered)
         self.open(browser, steered)
         steered.play("503*105")
         for _ in range(105):
-            self.beat(steered)
+            self.post(steered)
         browser.until("document.querySelector('#strip title').textContent.startsWith('#7 503 ')"
                       " && at('calls').children.length === 100")
         assert len(self.look(browser, self.MARKS)) == 100
-
-    def test_it_fits_a_window_that_changes(self, browser, steered):
-        self.beat(steered)
-        self.open(browser, steered, 360)
-        for width in (700, 360):
-            browser.resize(width)
-            browser.until("Math.abs(document.querySelector('#strip line:last-of-type')"
-                          f".getBoundingClientRect().width - {width - 32}) < 2")
 
     def test_without_calls_it_says_so_and_nothing_below_it_moves(self, browser, steered):
         browser.open(steered, width=1024)
         browser.until("at('strip').textContent === 'No heartbeat yet'")
         place = browser.evaluate("at('down').getBoundingClientRect().y")
-        self.beat(steered)
+        self.post(steered)
         browser.until("at('strip').querySelector('.mark')")
         assert browser.evaluate("at('down').getBoundingClientRect().y") == place
 
@@ -6665,18 +6550,13 @@ class PlainHandler(BaseHTTPRequestHandler):
         pass
 
 
-class PlainServer:
-    def __enter__(self):
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), PlainHandler)
-        self.port = self.server.server_port
-        self.thread = threading.Thread(target=self.server.serve_forever)
-        self.thread.start()
-        return self
-
-    def __exit__(self, *exc_info):
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
+@contextlib.contextmanager
+def plain_server():
+    with ThreadingHTTPServer(("127.0.0.1", 0), PlainHandler) as server:
+        server.port = server.server_port
+        threading.Thread(target=server.serve_forever).start()
+        yield server
+        server.shutdown()
 
 
 @pytest.mark.benchmark
@@ -6684,7 +6564,7 @@ class TestBenchmark:
     def test_start_and_stop(self):
         for name, make, times in (
             ("MockOdooServer", lambda: MockOdooServer(port=0), 200),
-            ("http.server", PlainServer, 5),
+            ("http.server", plain_server, 5),
         ):
             began = time.perf_counter()
             for _ in range(times):
@@ -6697,11 +6577,10 @@ class TestBenchmark:
     def test_throughput(self, kept):
         what = "kept-alive" if kept else "new connection"
         request = request_bytes(close=not kept)
-        for name, server in (
-            ("MockOdooServer", MockOdooServer(port=0)),
-            ("http.server", PlainServer()),
+        for name, make in (
+            ("MockOdooServer", lambda: MockOdooServer(port=0)), ("http.server", plain_server),
         ):
-            with server:
+            with make() as server:
                 count, began = 0, time.perf_counter()
                 connection = connect(server)
                 while time.perf_counter() - began < 1:
