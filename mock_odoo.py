@@ -3198,14 +3198,15 @@ def refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not valid JSON")
 
 
-def parse_float(text: str) -> float:
-    value = float(text)
-    if abs(value) == FOREVER:  # it could not be written as JSON again
+def parse_number(text: str) -> float:
+    if abs(float(text)) == FOREVER:  # not every Python could read it, and write it again
         raise ValueError(f"{text:.40} is too large a number")
-    return value
+    return float(text) if set(text) & set(".eE") else int(text)
 
 
-DECODER = json.JSONDecoder(parse_constant=refuse_constant, parse_float=parse_float)
+DECODER = json.JSONDecoder(
+    parse_constant=refuse_constant, parse_float=parse_number, parse_int=parse_number
+)
 
 
 def parse_json(body: bytes) -> Any:
@@ -3376,15 +3377,14 @@ def make_waker() -> Any:
 
 
 def seconds_gone(connection: Any) -> float:
-    """How long ago the client closed its half, where the system can tell; else 0."""
+    """How long ago the client closed its half, if the system tells (tcpi_last_ack_recv); or 0."""
     info = b""
     try:
         if IS_LINUX:
             info = Socket.getsockopt(connection, socket.IPPROTO_TCP, socket.TCP_INFO, 60)
     except OSError:  # a RST
         pass
-    last_packet = int.from_bytes(info[56:], sys.byteorder)  # tcpi_last_ack_recv, milliseconds
-    return last_packet / 1000 if info[:1] == CLOSE_WAIT else 0.0
+    return int.from_bytes(info[56:], sys.byteorder) / 1000 if info[:1] == CLOSE_WAIT else 0.0
 
 
 def has_left(connection: Any, seconds: float = 0.0) -> bool:
