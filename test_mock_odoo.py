@@ -2868,7 +2868,6 @@ class TestExpect:
 
 
 class TestConnections:
-
     def test_pipelined_requests_are_answered_in_order(self, odoo):
         odoo.play("200, 500, 429")
         data = exchange(odoo, KEPT * 2 + request_bytes())
@@ -4336,7 +4335,6 @@ class TestMutualTLS:
 
 
 class TestLoad:
-
     def test_call_n_got_reply_n(self, odoo):
         odoo.play("200, 429, 500, 503", loop=True)
         clients = [in_background(post, odoo, {"n": n}) for n in range(40)]
@@ -4397,6 +4395,7 @@ class TestLoad:
                 connection.sendall(request_bytes(b'{"n": %d}' % (n % 2 * n), close=False))
                 while not connection.recv(65536).endswith(b"}"):
                     pass
+            gc.collect()
 
         with connect(server) as connection:
             tracemalloc.start()
@@ -5207,7 +5206,6 @@ def read_journal(path, after=0):
 
 
 class TestJournal:
-
     def test_every_answered_heartbeat_survives_a_kill(self, launch, path):
         args = ("--script", "503, close", "--quiet", "--max-calls", "1")
         process = launch("--journal", str(path), *args)
@@ -5318,7 +5316,6 @@ START = {"url": "http://127.0.0.1:8069"}
 
 
 class TestReadJournal:
-
     @pytest.fixture
     def read(self, path, capsys):
         """Write a journal of some records, and have it read: what is printed."""
