@@ -1656,8 +1656,9 @@ class TestEndOfACall:
     @on_linux
     def test_bytes_that_wait_to_be_read_hide_no_client_that_leaves(self, odoo):
         odoo.play("stall")
-        with connect(odoo, KEPT * 2):
+        with connect(odoo, KEPT) as client:
             (call,) = odoo.wait_for_calls(1)
+            client.sendall(KEPT)
         until(lambda: call.left)
 
     def test_who_closes_its_half_in_the_middle_of_a_long_answer_has_left(self, fresh):
