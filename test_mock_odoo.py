@@ -2376,10 +2376,11 @@ class TestUnmatched:
         "before a trailer": (
             chunked_bytes(b"2\r\n{}\r\n0\r\n"), f"POST {PATH}: the chunked body has no end"),
     }))
-    @pytest.mark.parametrize("end", named({
-        "half": lambda client: client.shutdown(socket.SHUT_WR), "closed": socket.socket.close,
-        "reset": close_by_reset,
-    }))
+    @pytest.mark.parametrize("end", [
+        lambda client: client.shutdown(socket.SHUT_WR), socket.socket.close,
+        pytest.param(close_by_reset, marks=pytest.mark.skipif(
+            os.name == "nt", reason="a RST takes with it what has not been read")),
+    ], ids=["half", "closed", "reset"])
     def test_a_request_that_its_client_cuts_is_told_and_is_no_call(self, fresh, data, told, end):
         events = []
         server = fresh(on_event=events.append)
@@ -3921,10 +3922,6 @@ class TestStop:
     def test_it_ends_hundreds_of_slow_clients_also_when_many_threads_call_it(
         self, odoo, new_threads
     ):
-        def stop():
-            odoo.stop()
-            return new_threads()
-
         needs_descriptors(900)
         odoo.play("stall*200, ok@60s*")
         with contextlib.ExitStack() as stack:
@@ -3932,8 +3929,9 @@ class TestStop:
                 data = request_bytes() if number % 4 else request_bytes()[:-1]
                 stack.enter_context(connect(odoo, data))
             odoo.wait_for_calls(300, timeout=120)
-            stopping = [in_background(stop) for _ in range(5)]
-            assert [thread.result() for thread in stopping] == [[]] * 5
+            stopping = [in_background(odoo.stop) for _ in range(5)]
+            assert [thread.result() for thread in stopping] == [None] * 5
+            assert new_threads() == []
         assert refused(odoo)
 
     def test_requests_that_came_before_it_are_not_answered_after_it(self, fresh, held):
