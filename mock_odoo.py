@@ -3201,7 +3201,7 @@ def refuse_constant(name: str) -> float:
 def parse_number(text: str) -> float:
     if abs(float(text)) == FOREVER:  # not every Python could read it, and write it again
         raise ValueError(f"{text:.40} is too large a number")
-    return float(text) if set(text) & set(".eE") else int(text)
+    return float(text) if re.search("[.eE]", text) else int(text)
 
 
 DECODER = json.JSONDecoder(
@@ -3259,9 +3259,9 @@ start_new_thread = _thread.start_new_thread
 real_select = select.select
 make_poll: Any = getattr(select, "poll", None)  # Windows has none
 READABLE = getattr(select, "POLLIN", 1)
-#: What poll() tells where a client has hung up: on Linux alone, and gevent's does not know it.
-IS_LINUX = sys.platform == "linux" and type(make_poll) is type(len)
-HUNG_UP: int = select.POLLRDHUP if IS_LINUX else 0
+HUNG_UP: int = 0  # what poll() tells where a client has hung up: on Linux alone
+if sys.platform == "linux" and type(make_poll) is type(len):  # gevent's does not know it
+    HUNG_UP = getattr(select, "POLLRDHUP", 0)  # nor does PyPy
 PEEK = socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)
 CAN_PEEK = PEEK != socket.MSG_PEEK  # on Windows, it would wait where another thread is faster
 ESTABLISHED = b"\1"  # what TCP_INFO says of a connection that neither side has begun to close
@@ -3380,7 +3380,7 @@ def seconds_gone(connection: Any) -> float:
     """How long ago the client closed its half, if the system tells (tcpi_last_ack_recv); or 0."""
     info = b""
     try:
-        if IS_LINUX:
+        if HUNG_UP:
             info = Socket.getsockopt(connection, socket.IPPROTO_TCP, socket.TCP_INFO, 60)
     except OSError:  # a RST
         pass
@@ -3395,7 +3395,7 @@ def has_left(connection: Any, seconds: float = 0.0) -> bool:
     seconds = min(seconds, GLANCE)
     try:
         if HUNG_UP and not seconds:
-            state: bytes = Socket.getsockopt(connection, socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+            state = Socket.getsockopt(connection, socket.IPPROTO_TCP, socket.TCP_INFO, 1)
             return state != ESTABLISHED
         if not wait_readable([connection], seconds, HUNG_UP or READABLE):
             return False
