@@ -1306,7 +1306,7 @@ class MockOdooServer:
 
         self._changes.append(make)
         try:
-            maker = Task("mock_odoo change", self._make_changes, set())
+            maker = Task("", self._make_changes, set())
         except BaseException as error:  # no thread is left, or a signal handler raises
             self._make_changes()
             if not isinstance(error, RuntimeError):
@@ -2169,8 +2169,7 @@ class Worker:
     def __init__(self, listener: Listener, connection: Any, address: Address) -> None:
         self.connection, self.address = connection, address  # None when it serves nobody
         self.has_work: Signal  # made whenever it has none
-        crew = listener.app._scenario.crew
-        self.task = Task("mock_odoo worker", lambda: listener.work(self), crew)
+        self.task = Task("mock_odoo worker", lambda: listener.work(self), listener.crew)
 
 
 class Listener(ThreadingHTTPServer):
@@ -2193,6 +2192,7 @@ class Listener(ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.app = app
         self.lock = app._scenario.lock
+        self.crew = app._scenario.crew
         self.is_open = False
         self.socket: Any = None
         self.cut: dict[Any, bool] = {}  # what close() has cut, and had its client left before?
@@ -2231,7 +2231,7 @@ class Listener(ThreadingHTTPServer):
         self.socket.setblocking(False)
         waker = make_waker()
         try:
-            Task("mock_odoo acceptor", lambda: self._accept(waker), self.app._scenario.crew)
+            Task("mock_odoo acceptor", lambda: self._accept(waker), self.crew)
         except RuntimeError:
             waker.close()
             raise
@@ -2241,7 +2241,7 @@ class Listener(ThreadingHTTPServer):
 
     def open_after(self, seconds: float) -> None:
         """Have the server end its outage after so many seconds."""
-        Task("mock_odoo timer", lambda: self._end_outage(seconds), self.app._scenario.crew)
+        Task("mock_odoo timer", lambda: self._end_outage(seconds), self.crew)
 
     def close(self, spared: Task | None = None) -> None:
         """Free the port, and cut every connection but that of the `spared` thread.
@@ -3304,12 +3304,11 @@ class Signal:
 class Task:
     """A thread of a fake, which begins at once. It never keeps the process from ending.
 
-    Until it ends, it is one of a crew, for which stop() waits. A change has a crew of its own: a
-    signal handler that calls stop() may have interrupted its start.
-
-    It is no threading.Thread, as such a thread's start() waits on an Event, whose methods tests
-    patch, and hangs at the interpreter's end. But threading knows it, by its name, while it lives.
-    Raises RuntimeError where the system has no thread left.
+    Until it ends, it is one of a crew, for which stop() waits. A change has a crew of its own, as a
+    signal handler that stops may have interrupted its start, and no name.
+    It is no threading.Thread, whose start() waits on an Event, a class that tests patch, and hangs
+    at the interpreter's end. But threading knows it by its name, if it has one. Raises RuntimeError
+    where no thread is left.
     """
 
     doing: str | None = None  # the user's function that it is in
@@ -3329,7 +3328,8 @@ class Task:
     def _run(self) -> None:
         try:
             OWN.task = self
-            self._introduce()
+            if self.name:
+                self._introduce()
             self._function()
         except BaseException:  # noqa: BLE001 - what it calls handles its own
             log_bug(f"{self.name} failed")
