@@ -420,7 +420,6 @@ def settle(scripted: Reply | None, verdict: Reply) -> Reply:
 # It knows replies and requests, and no socket.
 # ------------------------------------------------------------------------------------------
 
-MAX_UNMATCHED = 20  # requests that were no calls
 MAX_EVENTS = 100
 MAX_LATEST = 100  # calls whose body may come again
 SECRET = ("authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key")
@@ -775,7 +774,7 @@ class Scenario:
         line = clip(what, 200)
         with self.lock:
             if not is_cut():
-                self.memory.unmatched = (*self.memory.unmatched, line)[-MAX_UNMATCHED:]
+                self.memory.unmatched = (*self.memory.unmatched, line)[-20:]
                 self.tell_of("unmatched", unmatched=line)
 
     def tell_of(self, name: str, **fields: object) -> None:
@@ -840,7 +839,6 @@ def story(memory: Memory) -> str:
 # rest, and holds the current listener.
 # ------------------------------------------------------------------------------------------
 
-RELEASE = 1.0  # seconds for a system to free a port of ours, which takes microseconds
 REMEDIES = {
     errno.EADDRINUSE: "; stop what listens there, or take port 0, a free one",
     errno.EACCES: "; take a port above 1023 that nobody has, or port 0, a free one",
@@ -855,7 +853,6 @@ PROXY_PAGE = (
     "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
 )
 PROXY_HEADERS = {"Server": "nginx", "Content-Type": "text/html"}
-KNOWN = 6  # routes that a 404 tells
 
 
 def make_page(title: str) -> bytes:
@@ -1112,13 +1109,13 @@ class MockOdooServer:
         return route
 
     def _known(self) -> str:
-        """Some of the routes, the endpoint first."""
+        """Six of the routes, the endpoint first."""
         known: list[str] = []
         for path, methods in list(self.routes.items()):
             check_methods(path, methods)
             known += [f"{method} {path}" for method in methods]
-        more = len(known) - KNOWN
-        return ", ".join(known[:KNOWN]) + (f" and {more} more" if more > 0 else "")
+        more = len(known) - 6
+        return ", ".join(known[:6]) + (f" and {more} more" if more > 0 else "")
 
     def _answer(self, request: Request) -> Reply:
         """The reply to a request."""
@@ -1395,7 +1392,7 @@ class MockOdooServer:
     def _or_stop(self, step: Function, *args: object) -> None:
         """Take a step towards listening. Where it fails, the server is stopped.
 
-        A port that was ours a moment ago is asked for again, as Windows may not have freed it yet.
+        A port that was ours is asked for again for a second, as Windows may not have freed it yet.
         """
         while True:
             try:
@@ -1403,7 +1400,7 @@ class MockOdooServer:
                 return
             except BaseException as error:
                 is_taken = getattr(error, "errno", None) == errno.EADDRINUSE
-                if not is_taken or Clock.now() > self._released + RELEASE:
+                if not is_taken or Clock.now() > self._released + 1.0:
                     self._close()
                     if not isinstance(error, OSError):
                         raise
@@ -2302,14 +2299,17 @@ class Listener(ThreadingHTTPServer):
 
     def _next_connection(self) -> tuple[Any, Address]:
         # A socket's own accept() makes an object of whatever class tests have put in its place.
-        descriptor, address = self.socket._accept()
+        with self.lock:
+            if self.is_closing:  # else the number of our socket may soon be that of another
+                raise ConnectionAbortedError
+            descriptor, address = self.socket._accept()
         connection = Socket(self.address_family, socket.SOCK_STREAM, 0, descriptor)
         connection.setblocking(True)  # our socket or setdefaulttimeout() may have left it otherwise
         return connection, (address or ("", 0))[:2]  # macOS gives none where the client has left
 
     def _hand_over(self, connection: Any, address: Address) -> None:
         """Have a worker serve a connection."""
-        while not self.is_closing:
+        while True:
             try:
                 with self.lock:
                     if self.is_closing:
